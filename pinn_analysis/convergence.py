@@ -1,0 +1,253 @@
+"""How fast each part of the error decays, from the kernel alone.
+
+The loss is ``L = Σ_i λ_i mean(r_i²)``.  With ``D = diag(λ_i / n_i)`` over all rows, the
+residuals of a network whose kernel stays constant follow
+
+    dr/dt = -2 K D r            under gradient flow, and
+    r ← (I - 2 η K D) r         in a step of gradient descent with learning rate η.
+
+With ``s = D^½ r`` both are symmetric, ``ds/dt = -2 S s`` with ``S = D^½ K D^½ = V Λ Vᵀ``, and
+every component ``Vᵀ s`` decays on its own.  (The NTK paper, Lemma 3.1, has ``½ Σ r²`` for the
+loss, which is ``λ_i = n_i / 2`` here.)
+
+Shapes: ``n`` rows of all terms together.  Times are learning rate times steps.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from pinn_analysis.ntk import KernelBlocks
+
+
+class _Modes(NamedTuple):
+    """Eigendecomposition of ``S = D^½ K D^½``, ascending.
+
+    Attributes:
+        kernel: the kernel ``K``.
+        scale: diagonal of ``D^½``, ``(n,)``.
+        values: eigenvalues ``Λ`` of ``S``, those that rounding made negative set to zero.
+        modes: eigenvectors ``V``, one a column.
+    """
+
+    kernel: KernelBlocks
+    scale: Float[Array, " n"]
+    values: Float[Array, " n"]
+    modes: Float[Array, "n n"]
+
+
+class Flow(NamedTuple):
+    """Residuals and losses at any time; made by `gradient_flow`.
+
+    Attributes:
+        rates: decay rate of each mode, ``2 Λ``, ascending, in 1/time.
+        modes: the modes, orthonormal columns, as parts of ``D^½ r``, ``(n, n)``.
+    """
+
+    spectrum: _Modes
+
+    @property
+    def rates(self) -> Float[Array, " n"]:
+        return 2 * self.spectrum.values
+
+    @property
+    def modes(self) -> Float[Array, "n n"]:
+        return self.spectrum.modes
+
+    def residuals(self, r0: Mapping[str, Array], t: ArrayLike) -> dict[str, Array]:
+        """Residuals of each term, ``(*t.shape, n_i)``, from those at time 0.
+
+        Raises:
+            ValueError: a negative time, or parts of ``r0`` that do not fit the kernel.
+        """
+        t = _not_negative(t, "time")
+        rates = self.rates
+        return _evolve(
+            self.spectrum,
+            r0,
+            decay=jnp.exp(-rates * t[..., None]),
+            # ∫ exp(-rate τ) dτ up to t, which is t where the rate is zero.
+            integral=jnp.where(rates > 0, -jnp.expm1(-rates * t[..., None]) / _positive(rates), t[..., None]),
+        )
+
+    def losses(self, r0: Mapping[str, Array], t: ArrayLike) -> dict[str, Array]:
+        """Mean square of the residuals of each term, unweighted, ``t.shape``."""
+        return _mean_squares(self.residuals(r0, t))
+
+
+class Descent(NamedTuple):
+    """Residuals and losses after any number of steps; made by `gradient_descent`.
+
+    Attributes:
+        rates: factor ``1 - 2 η Λ`` of each mode in one step.
+        modes: the modes, orthonormal columns, as parts of ``D^½ r``, ``(n, n)``.
+    """
+
+    spectrum: _Modes
+    learning_rate: float
+
+    @property
+    def rates(self) -> Float[Array, " n"]:
+        return 1 - 2 * self.learning_rate * self.spectrum.values
+
+    @property
+    def modes(self) -> Float[Array, "n n"]:
+        return self.spectrum.modes
+
+    def residuals(self, r0: Mapping[str, Array], steps: ArrayLike) -> dict[str, Array]:
+        """Residuals of each term, ``(*steps.shape, n_i)``, from those at step 0.
+
+        Raises:
+            ValueError: a negative number of steps, or ``r0`` that does not fit the kernel.
+        """
+        steps = _not_negative(steps, "number of steps")
+        values = self.spectrum.values
+        decay = self.rates ** steps[..., None]
+        geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), self.learning_rate * steps[..., None])
+        return _evolve(self.spectrum, r0, decay, geometric)
+
+    def losses(self, r0: Mapping[str, Array], steps: ArrayLike) -> dict[str, Array]:
+        """Mean square of the residuals of each term, unweighted, ``steps.shape``."""
+        return _mean_squares(self.residuals(r0, steps))
+
+
+def gradient_flow(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None = None) -> Flow:
+    """Diagonalise once, O(n³); then any time costs O(n²).
+
+    Args:
+        kernel: of the network, finite or infinite.
+        weights: ``λ_i`` by term, 1 if not given.
+
+    Raises:
+        ValueError: weights that are negative or not finite, miss a term or name an unknown one.
+    """
+    return Flow(_diagonalize(kernel, weights))
+
+
+def gradient_descent(
+    kernel: KernelBlocks, learning_rate: float, weights: Mapping[str, ArrayLike] | None = None
+) -> Descent:
+    """Like `gradient_flow`, for steps of a positive ``learning_rate``.
+
+    Raises:
+        ValueError: as `gradient_flow`; a learning rate that is not positive, or above
+            `max_learning_rate`, where training diverges and there is nothing to predict.
+    """
+    spectrum = _diagonalize(kernel, weights)
+    stable = _stable(spectrum)
+    if not 0 < learning_rate <= stable:
+        raise ValueError(
+            f"`learning_rate` must be positive and at most {stable:.6g}, where gradient descent on this "
+            f"kernel stops converging; got {learning_rate:.6g}."
+        )
+    return Descent(spectrum, learning_rate)
+
+
+def rates(kernel: KernelBlocks) -> dict[str, Array]:
+    """Average rate ``tr K_ii / n_i`` of each term: NTK paper, Definition 5.1."""
+    return {name: jnp.trace(kernel[name, name]) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
+
+
+def max_learning_rate(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None = None) -> float:
+    """Largest learning rate with which gradient descent does not diverge: ``1 / max Λ``.
+
+    It is 2 over the largest eigenvalue of the (Gauss-Newton) Hessian ``2 Jᵀ D J``.
+    """
+    return _stable(_diagonalize(kernel, weights))
+
+
+def steps_to(
+    kernel: KernelBlocks,
+    residuals: Mapping[str, Array],
+    tolerance: float,
+    *,
+    learning_rate: float,
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, float]:
+    """Steps of gradient descent until ``‖r_i‖ ≤ tolerance · ‖r_i(0)‖``, for each term.
+
+    Found by doubling and bisection, up to ``2**60`` steps: if the norm of a term is not
+    monotone, a brief earlier crossing between two powers of two can be missed.
+
+    Args:
+        kernel: of the network, finite or infinite.
+        residuals: at step 0, as of `Problem.residuals`.
+        tolerance: relative to the initial norm of each term, between 0 and 1.
+        learning_rate: positive, and stable.
+        weights: ``λ_i`` by term, 1 if not given.
+
+    Returns:
+        Number of steps by term; ``inf`` where it is never reached.
+
+    Raises:
+        ValueError: as `gradient_descent`; a tolerance outside (0, 1).
+    """
+    if not 0 < tolerance < 1:
+        raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
+    descent = gradient_descent(kernel, learning_rate, weights)
+    goals = {name: tolerance**2 * jnp.mean(r**2) for name, r in residuals.items()}
+    powers = 2.0 ** np.arange(61)
+    reached = {name: np.asarray(loss <= goals[name]) for name, loss in descent.losses(residuals, powers).items()}
+
+    def bisect(name: str) -> float:
+        if not reached[name].any():
+            return float("inf")
+        high = powers[np.argmax(reached[name])]
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            below = descent.losses(residuals, middle)[name] <= goals[name]
+            low, high = (low, middle) if below else (middle, high)
+        return float(high)
+
+    return {name: bisect(name) for name in kernel.names}
+
+
+def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) -> _Modes:
+    weights = dict.fromkeys(kernel.names, 1.0) if weights is None else weights
+    if set(weights) != set(kernel.names):
+        raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
+    for name, weight in weights.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
+    scale = [np.full(n, np.sqrt(weights[name] / n)) for name, n in zip(kernel.names, kernel.sizes, strict=True)]
+    scale = jnp.asarray(np.concatenate(scale), kernel.matrix.dtype)
+    values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
+    return _Modes(kernel, scale, jnp.maximum(values, 0), vectors)
+
+
+def _evolve(spectrum: _Modes, r0: Mapping[str, Array], decay: Array, integral: Array) -> dict[str, Array]:
+    """Residuals from what becomes of each mode, and of its integral over time times 1 (or η)."""
+    kernel, scale, _, modes = spectrum
+    start = kernel.join(r0)
+    amplitudes = modes.T @ (scale * start)
+    weighted = ((decay * amplitudes) @ modes.T) / _positive(scale)
+    # A term of weight zero has no part in `s`; it is dragged along by the others.
+    dragged = start - 2 * ((integral * amplitudes) @ modes.T * scale) @ kernel.matrix
+    return kernel.split(jnp.where(scale > 0, weighted, dragged))
+
+
+def _mean_squares(residuals: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: jnp.mean(r**2, -1) for name, r in residuals.items()}
+
+
+def _stable(spectrum: _Modes) -> float:
+    largest = float(spectrum.values[-1])
+    return 1 / largest if largest > 0 else float("inf")
+
+
+def _positive(x: Array) -> Array:
+    """``x`` with 1 for 0, for the branch of a `where` that is not taken."""
+    return jnp.where(x > 0, x, 1)
+
+
+def _not_negative(x: ArrayLike, what: str) -> Array:
+    x = jnp.asarray(x, float)
+    if not bool((x >= 0).all()):
+        raise ValueError(f"A {what} cannot be negative or NaN, got {float(jnp.min(x))}.")
+    return x

@@ -1,0 +1,168 @@
+"""Networks as triples of functions, with the kernel of their infinite-width limit.
+
+Shapes: ``d`` inputs, ``m`` outputs.  ``apply`` takes one point; use `jax.vmap` for many.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, PyTree
+
+from pinn_analysis import _hermite, _neural_tangents
+
+Activation = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": jnp.tanh,
+    "erf": jax.scipy.special.erf,
+    "sin": jnp.sin,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
+
+
+class Network(NamedTuple):
+    """A network architecture.
+
+    Attributes:
+        init: ``key -> params``.
+        apply: ``(params, x) -> u(x)``, ``x`` of shape ``(d,)``; a scalar, or ``(m,)`` if ``m > 1``.
+        kernel_fn: neural-tangents' ``kernel_fn(x1, x2, get)`` of the infinite-width limit, of
+            one output (the outputs are independent there); ``None`` where there is none.
+    """
+
+    init: Callable[[Array], PyTree]
+    apply: Callable[[PyTree, Array], Array]
+    kernel_fn: Callable | None
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: str | Activation = "tanh",
+    *,
+    parameterization: str = "standard",
+    weight_std: float = 1.0,
+    bias_std: float = 0.0,
+) -> Network:
+    """Multilayer perceptron with ``len(sizes) - 2`` hidden layers.
+
+    ====================  ================================================  ===================
+    ``parameterization``  layer                                             initial ``W``
+    ====================  ================================================  ===================
+    ``"standard"``        ``x W + b``                                       Glorot normal, std
+                                                                            ``weight_std · √(2 / (fan_in + fan_out))``
+    ``"ntk"``             ``weight_std / √fan_in · x W + bias_std · b``     ``N(0, 1)``
+    ====================  ================================================  ===================
+
+    Initial biases are ``N(0, bias_std²)`` and ``N(0, 1)``.  Both papers train the first
+    form (with zero biases); the theory of the second paper (Sec. 2) is about the second,
+    with ``weight_std = bias_std = 1``.  Only the second has a limit as the width grows.
+
+    Args:
+        sizes: inputs, hidden widths, outputs, such as ``(2, 50, 50, 50, 1)``.
+        activation: ``"tanh"``, ``"erf"``, ``"sin"``, ``"gelu"``, or any elementwise function.
+            For a function of your own the limit is computed by its Hermite series, which
+            converges fast where it is smooth (no kinks).
+        parameterization: ``"standard"`` or ``"ntk"``.
+        weight_std: scale of the weights.
+        bias_std: scale of the biases.
+
+    Raises:
+        ValueError: fewer than two or non-positive sizes, an unknown name, a negative scale.
+    """
+    sizes = tuple(sizes)
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"`sizes` must be inputs, hidden widths and outputs, all positive; got {sizes}.")
+    if parameterization not in ("standard", "ntk"):
+        raise ValueError(f'`parameterization` must be "standard" or "ntk", got {parameterization!r}.')
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        raise ValueError(f"`activation` must be a function or one of {list(ACTIVATIONS)}, got {activation!r}.")
+    if weight_std <= 0 or bias_std < 0:
+        raise ValueError(f"`weight_std` must be positive and `bias_std` not negative, got {weight_std} and {bias_std}.")
+    ntk = parameterization == "ntk"
+    phi = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+
+    def init(key: Array) -> PyTree:
+        layers = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            key, w_key, b_key = jax.random.split(key, 3)
+            w_std = 1.0 if ntk else weight_std * np.sqrt(2 / (fan_in + fan_out))
+            b_std = 1.0 if ntk else bias_std
+            weight = w_std * jax.random.normal(w_key, (fan_in, fan_out))
+            layers.append({"weight": weight, "bias": b_std * jax.random.normal(b_key, (fan_out,))})
+        return layers
+
+    def dense(layer: dict[str, Array], x: Float[Array, " fan_in"]) -> Float[Array, " fan_out"]:
+        z = jnp.matmul(x, layer["weight"], precision="highest")
+        if ntk:
+            return weight_std / np.sqrt(x.size) * z + bias_std * layer["bias"]
+        return z + layer["bias"]
+
+    def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
+        if x.shape != sizes[:1]:
+            raise ValueError(f"The network takes one point of shape {sizes[:1]}, got {x.shape}; use `jax.vmap` for many.")
+        for layer in params[:-1]:
+            x = phi(dense(layer, x))
+        u = dense(params[-1], x)
+        return u[0] if sizes[-1] == 1 else u
+
+    limit = _Limit(len(sizes) - 2, activation, float(weight_std), float(bias_std)) if ntk else None
+    return Network(init, apply, limit)
+
+
+class _Limit(NamedTuple):
+    """Infinite-width kernel of `mlp`, made on the first call: training never needs it."""
+
+    depth: int
+    activation: str | Activation
+    weight_std: float
+    bias_std: float
+
+    def __call__(self, x1: Array, x2: Array | None = None, get: Any = None) -> Any:
+        return _kernel_fn(self)(x1, x2, get)
+
+
+@functools.cache
+def _kernel_fn(limit: _Limit) -> Callable:
+    stax = _neural_tangents.load().stax
+    closed_forms = {"erf": stax.Erf, "sin": stax.Sin, "gelu": stax.Gelu}
+    if limit.activation in closed_forms:
+        activation = closed_forms[limit.activation]()
+    else:
+        phi = ACTIVATIONS.get(limit.activation, limit.activation)
+        activation = stax.Elementwise(phi, *_hermite.expectations(phi))
+    # One layer of the limit has no width: the `1` stands for any.
+    dense = stax.Dense(1, W_std=limit.weight_std, b_std=limit.bias_std)
+    return stax.serial(*(dense, activation) * limit.depth, dense)[2]
+
+
+def standardized(network: Network, low: Array, high: Array) -> Network:
+    """``network`` with inputs scaled to mean 0 and variance 1 over a box, kernel included.
+
+    Both papers' code does this (with the mean and deviation of random points, here exact
+    ones: deviation ``(high - low) / √12``), though neither paper mentions it.
+
+    Args:
+        network: the network to be given scaled inputs.
+        low: lower corner of the box, ``(d,)``.
+        high: upper corner of the box, ``(d,)``.
+    """
+    low, high = np.asarray(low), np.asarray(high)
+    if not (high > low).all():
+        raise ValueError(f"`high` must be above `low` on each axis, got {low} and {high}.")
+    mean, std = (low + high) / 2, (high - low) / np.sqrt(12)
+
+    def scale(x: Array) -> Array:
+        return (x - mean.astype(x.dtype)) / std.astype(x.dtype)
+
+    def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
+        return network.apply(params, scale(x))
+
+    def kernel_fn(x1: Array, x2: Array | None = None, get: Any = None) -> Any:
+        return network.kernel_fn(scale(x1), None if x2 is None else scale(x2), get)
+
+    return Network(network.init, apply, kernel_fn if network.kernel_fn else None)

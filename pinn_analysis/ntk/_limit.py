@@ -1,0 +1,125 @@
+"""The kernel of an infinitely wide network: operators applied to Θ in both arguments."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pinn_analysis.ntk._blocks import KernelBlocks, mirror
+from pinn_analysis.operators import Field, Operator, linearize
+from pinn_analysis.problems import Problem, check_points
+
+
+def infinite(
+    problem: Problem,
+    kernel_fn: Callable,
+    points: Mapping[str, Array],
+    *,
+    field: Field | None = None,
+) -> KernelBlocks:
+    """Kernel ``L_i L'_j Θ(x, x')`` of the PINN in the limit of infinite width, all blocks.
+
+    Every operator is applied to the network's kernel Θ twice, once in each argument; that
+    derivatives and the limit commute is proved for one hidden layer and ``u_xx`` in the
+    NTK paper (Theorem 4.3), and is measured for more by this package's tests.  Outputs of
+    a network with ``m > 1`` are independent in the limit: its kernel is ``Θ(x, x') I``.
+
+    Args:
+        problem: its operators; targets do not matter.
+        kernel_fn: ``kernel_fn(x1, x2, "ntk")`` as of neural-tangents, `Network.kernel_fn`.
+        points: ``(n_i, d)`` for each condition, computed with in float64.
+        field: where to linearise the operators, if one is nonlinear.
+
+    Returns:
+        The kernel; O(n²) times the cost of one derivative of Θ.
+
+    Raises:
+        ValueError: x64 is off; there is no ``kernel_fn``; an operator is nonlinear and no
+            ``field`` was given; the kernel is not finite; and see `check_points`.
+    """
+    check_points(problem, points)
+    if kernel_fn is None:
+        raise ValueError('This network has no infinite-width kernel; `mlp(..., parameterization="ntk")` has one.')
+    if not jax.config.jax_enable_x64:
+        raise ValueError(
+            "Infinite-width kernels need float64, since fourth derivatives of a kernel are noise in float32: "
+            'run `jax.config.update("jax_enable_x64", True)` before the first JAX operation.'
+        )
+    points = {name: jnp.asarray(points[name], jnp.float64) for name in problem.conditions}
+    some_point = next(iter(points.values()))[0]
+    shape = _value_shape(field or problem.solution, some_point)
+    operators = {name: condition.operator for name, condition in problem.conditions.items()}
+    for name, operator in operators.items():
+        if field is None and not _is_linear(operator, points[name][0], shape):
+            raise ValueError(
+                f"The operator of {name!r} is not linear, so its kernel depends on the field: pass `field=`, "
+                "the function `x -> u(x)` to linearise at, such as `functools.partial(network.apply, params)`."
+            )
+    names = list(operators)
+    rows = [
+        [
+            _block((operators[a], operators[b]), kernel_fn, field, shape, points[a], points[b])
+            for b in names[: i + 1]
+        ]
+        for i, a in enumerate(names)
+    ]
+    matrix = mirror(rows)
+    if not isinstance(matrix, jax.core.Tracer) and not jnp.isfinite(matrix).all():
+        raise ValueError(
+            "The kernel is not finite.  Its activations need a positive variance at every point: "
+            "use `bias_std > 0`, or keep away from the origin."
+        )
+    sizes = tuple(len(row[-1]) for row in rows)
+    return KernelBlocks(matrix, tuple(names), sizes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _block(
+    operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array
+) -> Array:
+    """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``."""
+    if field is not None:
+        operators = tuple(linearize(operator, field) for operator in operators)
+    basis = jnp.eye(shape[0] if shape else 1).reshape(-1, *shape)
+
+    def theta(x: Array, y: Array) -> Array:
+        return kernel_fn(x[None], y[None], "ntk").reshape(())
+
+    def second(x: Array, y: Array) -> Array:
+        """``L'_j`` of each column of the kernel, as fields of ``x``: ``(q_j, *shape)``."""
+        column = lambda e: jnp.ravel(operators[1](lambda z: theta(x, z) * e)(y))
+        return jnp.moveaxis(jax.vmap(column)(basis), 0, -1).reshape(-1, *shape)
+
+    def entry(x: Array, y: Array) -> Array:
+        count = jax.eval_shape(second, x, y).shape[0]
+        both = [jnp.ravel(operators[0](lambda z, q=q: second(z, y)[q])(x)) for q in range(count)]
+        return jnp.stack(both, -1)
+
+    # Nested `vmap`s, so that what depends on one point alone is computed once a point.
+    with jax.default_matmul_precision("highest"):
+        block = jax.vmap(jax.vmap(entry, (None, 0)), (0, None))(x_i, x_j)
+    return block.swapaxes(1, 2).reshape(block.shape[0] * block.shape[2], -1)
+
+
+def _value_shape(field: Field | None, x: Array) -> tuple[int, ...]:
+    return () if field is None else jax.eval_shape(field, x).shape
+
+
+def _is_linear(operator: Operator, x: Array, shape: tuple[int, ...]) -> bool:
+    """Whether ``L(2u - 3v) = 2 Lu - 3 Lv`` for two smooth fields, at one point."""
+    phase = jnp.arange(np.prod(shape, dtype=int), dtype=x.dtype).reshape(shape)
+    frequency = jnp.arange(1.0, x.size + 1)
+
+    def u(y: Array) -> Array:
+        return jnp.sin(frequency @ y + phase + 0.4)
+
+    def v(y: Array) -> Array:
+        return jnp.exp(0.3 * frequency @ y - 0.2 * phase)
+
+    together = operator(lambda y: 2 * u(y) - 3 * v(y))(x)
+    apart = 2 * operator(u)(x) - 3 * operator(v)(x)
+    scale = jnp.abs(operator(u)(x)) + jnp.abs(operator(v)(x)) + jnp.abs(together)
+    return bool(jnp.all(jnp.abs(together - apart) <= 1e-9 * scale))

@@ -1,0 +1,90 @@
+"""Differential operators as functions of functions.
+
+A **field** is a function of one point, ``u(x)`` with ``x`` of shape ``(d,)`` and a value
+that is a scalar or of shape ``(m,)``.  An **operator** maps a field to a field.  A network
+with its parameters bound is a field, and so is a kernel in each of its two arguments, so
+one operator serves the loss, the Jacobian and the infinite-width kernel alike.
+
+Any function ``Field -> Field`` is an operator, so users compose their own::
+
+    helmholtz = lambda u: lambda x: laplacian(u)(x) + k**2 * u(x)
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+Field = Callable[[Float[Array, " d"]], Array]
+Operator = Callable[[Field], Field]
+
+
+def identity(u: Field) -> Field:
+    """The field itself: the operator of a Dirichlet or initial condition."""
+    return u
+
+
+def partial(*axes: int) -> Operator:
+    """Partial derivative along ``axes``: ``partial(0, 1)(u)`` is ``∂²u/∂x₀∂x₁``.
+
+    Nested forward mode: the cost grows like ``2**len(axes)`` evaluations of the field and
+    does not depend on its number of parameters.
+
+    Raises:
+        ValueError: no axis was given, or (on application) one is not an axis of the point.
+    """
+    if not axes:
+        raise ValueError("`partial` needs at least one axis, e.g. `partial(0)`; the field itself is `identity`.")
+
+    def operator(u: Field) -> Field:
+        for axis in axes:
+            u = _derivative(u, axis)
+        return u
+
+    return operator
+
+
+def _derivative(u: Field, axis: int) -> Field:
+    def du(x: Float[Array, " d"]) -> Array:
+        if not 0 <= axis < x.size:  # `.at` would ignore it, and the derivative be zero.
+            raise ValueError(f"`partial({axis})` of a field of {x.size} variables: axes are 0 to {x.size - 1}.")
+        return jax.jvp(u, (x,), (jnp.zeros_like(x).at[axis].set(1),))[1]
+
+    return du
+
+
+def laplacian(u: Field) -> Field:
+    """``Δu``, the sum of the unmixed second derivatives over all ``d`` axes."""
+
+    def lap(x: Float[Array, " d"]) -> Array:
+        def second(direction: Float[Array, " d"]) -> Array:
+            def first(y: Float[Array, " d"]) -> Array:
+                return jax.jvp(u, (y,), (direction,))[1]
+
+            return jax.jvp(first, (x,), (direction,))[1]
+
+        return jax.vmap(second)(jnp.eye(x.size, dtype=x.dtype)).sum(0)
+
+    return lap
+
+
+def linearize(operator: Operator, field: Field) -> Operator:
+    """Gateaux derivative of ``operator`` at ``field``, itself a linear operator.
+
+    ``linearize(L, u)(h)`` is the field ``d/dε L(u + ε h)`` at ``ε = 0``.  Of a linear
+    operator it is the operator, up to rounding.
+    """
+
+    def linearized(direction: Field) -> Field:
+        def derivative(x: Float[Array, " d"]) -> Array:
+            def along(epsilon: Float[Array, ""]) -> Array:
+                return operator(lambda y: field(y) + epsilon * direction(y))(x)
+
+            zero = jnp.zeros((), x.dtype)
+            return jax.jvp(along, (zero,), (jnp.ones_like(zero),))[1]
+
+        return derivative
+
+    return linearized
