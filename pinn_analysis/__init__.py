@@ -1,0 +1,26 @@
+"""Why physics-informed neural networks fail to train, and how fast they will.
+
+Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
+`spectra`, `convergence`, `weighting`, `training`, `results`, `plotting`.
+"""
+
+from pinn_analysis import (
+    convergence as convergence,
+    networks as networks,
+    ntk as ntk,
+    operators as operators,
+    problems as problems,
+    results as results,
+    spectra as spectra,
+    training as training,
+    weighting as weighting,
+)
+from pinn_analysis.networks import Network as Network, mlp as mlp, standardized as standardized
+from pinn_analysis.operators import (
+    identity as identity,
+    laplacian as laplacian,
+    linearize as linearize,
+    partial as partial,
+)
+from pinn_analysis.problems import Condition as Condition, Problem as Problem
+from pinn_analysis.training import Run as Run, train as train
