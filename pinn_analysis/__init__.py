@@ -9,6 +9,7 @@ from pinn_analysis import (
     networks as networks,
     ntk as ntk,
     operators as operators,
+    plotting as plotting,
     problems as problems,
     results as results,
     spectra as spectra,

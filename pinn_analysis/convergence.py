@@ -171,7 +171,7 @@ def steps_to(
 ) -> dict[str, float]:
     """Steps of gradient descent until ``‖r_i‖ ≤ tolerance · ‖r_i(0)‖``, for each term.
 
-    Found by doubling and bisection, up to ``2**60`` steps: if the norm of a term is not
+    Found by doubling and bisection, up to ``2**50`` steps: if the norm of a term is not
     monotone, a brief earlier crossing between two powers of two can be missed.
 
     Args:
@@ -191,13 +191,13 @@ def steps_to(
         raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
     descent = gradient_descent(kernel, learning_rate, weights)
     goals = {name: tolerance**2 * jnp.mean(r**2) for name, r in residuals.items()}
-    powers = 2.0 ** np.arange(61)
+    powers = 2 ** np.arange(51)
     reached = {name: np.asarray(loss <= goals[name]) for name, loss in descent.losses(residuals, powers).items()}
 
     def bisect(name: str) -> float:
         if not reached[name].any():
             return float("inf")
-        high = powers[np.argmax(reached[name])]
+        high = int(powers[np.argmax(reached[name])])
         low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
