@@ -42,21 +42,18 @@ class _Modes(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Residuals and losses at any time; made by `gradient_flow`.
-
-    Attributes:
-        rates: decay rate of each mode, ``2 Λ``, ascending, in 1/time.
-        modes: the modes, orthonormal columns, as parts of ``D^½ r``, ``(n, n)``.
-    """
+    """Residuals and losses at any time; made by `gradient_flow`."""
 
     spectrum: _Modes
 
     @property
     def rates(self) -> Float[Array, " n"]:
+        """Decay rate of each mode, ascending, in 1/time."""
         return 2 * self.spectrum.values
 
     @property
     def modes(self) -> Float[Array, "n n"]:
+        """Orthonormal modes, one a column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
     def residuals(self, r0: Mapping[str, Array], t: ArrayLike) -> dict[str, Array]:
@@ -81,22 +78,19 @@ class Flow(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Residuals and losses after any number of steps; made by `gradient_descent`.
-
-    Attributes:
-        rates: factor ``1 - 2 η Λ`` of each mode in one step.
-        modes: the modes, orthonormal columns, as parts of ``D^½ r``, ``(n, n)``.
-    """
+    """Residuals and losses after any number of steps; made by `gradient_descent`."""
 
     spectrum: _Modes
     learning_rate: float
 
     @property
     def rates(self) -> Float[Array, " n"]:
+        """Factor of each mode in one step, descending."""
         return 1 - 2 * self.learning_rate * self.spectrum.values
 
     @property
     def modes(self) -> Float[Array, "n n"]:
+        """Orthonormal modes, one a column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
     def residuals(self, r0: Mapping[str, Array], steps: ArrayLike) -> dict[str, Array]:

@@ -104,7 +104,9 @@ def mlp(
 
     def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
         if x.shape != sizes[:1]:
-            raise ValueError(f"The network takes one point of shape {sizes[:1]}, got {x.shape}; use `jax.vmap` for many.")
+            raise ValueError(
+                f"The network takes one point of shape {sizes[:1]}, got {x.shape}; use `jax.vmap` for many."
+            )
         for layer in params[:-1]:
             x = phi(dense(layer, x))
         u = dense(params[-1], x)

@@ -63,7 +63,9 @@ class Problem(NamedTuple):
         check_names(self, sizes, "sizes")
         for name, n in sizes.items():
             if n < 1:
-                raise ValueError(f"`sizes` must be at least 1, got {n} for {name!r}; to drop a term, drop its condition.")
+                raise ValueError(
+                    f"`sizes` must be at least 1, got {n} for {name!r}; to drop a term, drop its condition."
+                )
         keys = jax.random.split(key, len(self.conditions))
         return {
             name: condition.sample(k, sizes[name])
@@ -82,8 +84,7 @@ class Problem(NamedTuple):
             return lambda x: left(x) - condition.target(x)
 
         return {
-            name: jax.vmap(residual(condition))(points[name]).ravel()
-            for name, condition in self.conditions.items()
+            name: jax.vmap(residual(condition))(points[name]).ravel() for name, condition in self.conditions.items()
         }
 
     def losses(self, field: Field, points: Mapping[str, Array]) -> dict[str, Array]:
@@ -109,7 +110,9 @@ def check_points(problem: Problem, points: Mapping[str, Array]) -> None:
     d = len(problem.domain[0])
     for name, x in points.items():
         if jnp.ndim(x) != 2 or jnp.shape(x)[1] != d:
-            raise ValueError(f"Points of {name!r} must have shape (n, {d}), got {jnp.shape(x)}; a single point is `x[None]`.")
+            raise ValueError(
+                f"Points of {name!r} must have shape (n, {d}), got {jnp.shape(x)}; a single point is `x[None]`."
+            )
         if len(x) == 0:
             raise ValueError(f"Points of {name!r} are empty; give at least one, or drop the condition.")
         if not isinstance(x, jax.core.Tracer) and not np.isfinite(x).all():

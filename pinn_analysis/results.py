@@ -33,7 +33,10 @@ def save(name: str, config: dict, *, seconds: float, folder: Path = FOLDER, **ar
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for key, value in arrays.items():
         if key == _RESERVED or value.dtype.hasobject:
-            raise ValueError(f"`{key}` cannot be stored: " + ("the name is taken." if key == _RESERVED else f"dtype is {value.dtype}."))
+            raise ValueError(
+                f"`{key}` cannot be stored: "
+                + ("the name is taken." if key == _RESERVED else f"dtype is {value.dtype}.")
+            )
     provenance = {
         "format": FORMAT,
         "config": config,
@@ -41,7 +44,9 @@ def save(name: str, config: dict, *, seconds: float, folder: Path = FOLDER, **ar
         "device": device(),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {module: sys.modules[module].__version__ for module in ("jax", "numpy", "optax") if module in sys.modules},
+        "versions": {
+            module: sys.modules[module].__version__ for module in ("jax", "numpy", "optax") if module in sys.modules
+        },
     }
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.part"
@@ -81,7 +86,9 @@ def describe(provenance: dict) -> str:
     """One line for the reader: device, time, versions, commit."""
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     minutes = provenance["seconds"] / 60
-    return f"run on {provenance['device']} in {minutes:.1f} min with {versions}, commit {provenance['commit'][:9]}"
+    commit, _, dirty = provenance["commit"].partition("-")
+    changed = " with changes" if dirty else ""
+    return f"run on {provenance['device']} in {minutes:.1f} min with {versions}, commit {commit[:9]}{changed}"
 
 
 def device() -> str:

@@ -42,13 +42,15 @@ def main(steps: int, seeds: int) -> None:
         return np.stack(rows).reshape(len(OPTIMIZERS), len(FREQUENCIES), seeds, -1).astype(np.float32)
 
     config = {
-        "problem": "poisson_1d", "frequencies": FREQUENCIES, "sizes": SIZES, "steps": steps, "seeds": list(range(seeds)),
-        "batch_size": BATCH_SIZE, "optimizers": {"falling": "adam 1e-3, 0.9 per 1,000", "constant": "adam 1e-3"}, "precision": "float32", "inputs": "standardized",
+        "problem": "poisson_1d", "frequencies": FREQUENCIES, "sizes": SIZES, "steps": steps,
+        "seeds": list(range(seeds)), "batch_size": BATCH_SIZE, "precision": "float32", "inputs": "standardized",
+        "optimizers": {"falling": "adam 1e-3, 0.9 per 1,000", "constant": "adam 1e-3"},
     }  # fmt: skip
+    recorded = ("error", "loss/boundary", "loss/residual")
     results.save(
         "poisson_frequency", config, seconds=time.perf_counter() - start,
         step=histories[0]["step"], x=x, output=shape(outputs),
-        **{name.replace("/", "_"): shape([h[name] for h in histories]) for name in ("error", "loss/boundary", "loss/residual")},
+        **{name.replace("/", "_"): shape([h[name] for h in histories]) for name in recorded},
     )  # fmt: skip
 
 

@@ -34,7 +34,10 @@ class KernelBlocks:
     def __getitem__(self, pair: tuple[str, str]) -> Float[Array, "n_i n_j"]:
         where = self.slices()
         if not (isinstance(pair, tuple) and len(pair) == 2 and set(pair) <= set(where)):
-            raise ValueError(f"A block is named by a pair of {list(self.names)}, as in K[{self.names[-1]!r}, {self.names[0]!r}]; got {pair!r}.")
+            raise ValueError(
+                f"A block is named by a pair of {list(self.names)}, "
+                f"as in K[{self.names[-1]!r}, {self.names[0]!r}]; got {pair!r}."
+            )
         return self.matrix[where[pair[0]], where[pair[1]]]
 
     def split(self, vector: Float[Array, "... n"]) -> dict[str, Array]:
@@ -46,7 +49,9 @@ class KernelBlocks:
         got = {name: jnp.shape(part) for name, part in parts.items()}
         want = {name: (n,) for name, n in zip(self.names, self.sizes, strict=True)}
         if got != want:
-            raise ValueError(f"Expected one vector a term with shapes {want}, got {got}; `problem.residuals` makes them.")
+            raise ValueError(
+                f"Expected one vector a term with shapes {want}, got {got}; `problem.residuals` makes them."
+            )
         return jnp.concatenate([parts[name] for name in self.names])
 
 

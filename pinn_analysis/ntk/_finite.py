@@ -78,8 +78,7 @@ def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
     check_points(problem, points)
     _check_params(params)
     return {
-        name: _trace(condition.operator, apply, params, points[name])
-        for name, condition in problem.conditions.items()
+        name: _trace(condition.operator, apply, params, points[name]) for name, condition in problem.conditions.items()
     }
 
 
@@ -95,10 +94,12 @@ def matvec(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
     _check_params(params)
 
     def rows(params: PyTree) -> Float[Array, " n"]:
-        return jnp.concatenate([
-            jax.vmap(_outputs(condition.operator, apply, params))(points[name]).ravel()
-            for name, condition in problem.conditions.items()
-        ])
+        return jnp.concatenate(
+            [
+                jax.vmap(_outputs(condition.operator, apply, params))(points[name]).ravel()
+                for name, condition in problem.conditions.items()
+            ]
+        )
 
     def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
         with jax.default_matmul_precision("highest"):

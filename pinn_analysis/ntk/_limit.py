@@ -60,10 +60,7 @@ def infinite(
             )
     names = list(operators)
     rows = [
-        [
-            _block((operators[a], operators[b]), kernel_fn, field, shape, points[a], points[b])
-            for b in names[: i + 1]
-        ]
+        [_block((operators[a], operators[b]), kernel_fn, field, shape, points[a], points[b]) for b in names[: i + 1]]
         for i, a in enumerate(names)
     ]
     matrix = mirror(rows)
@@ -77,9 +74,7 @@ def infinite(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _block(
-    operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array
-) -> Array:
+def _block(operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array) -> Array:
     """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``."""
     if field is not None:
         operators = tuple(linearize(operator, field) for operator in operators)
