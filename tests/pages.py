@@ -1,0 +1,125 @@
+"""The built book as a browser shows it, without a network: run by `make pages`.
+
+Needs `make book` and, from Debian, chromium and chromium-driver.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from selenium import webdriver
+
+HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(
+    page for page in HTML.glob("*.html") if page.stem not in ("index", "search", "genindex", "py-modindex")
+)
+CHAPTERS = [page for page in PAGES if re.match(r"\d\d_", page.name)]
+WIDTHS = {"wide": 1400, "phone": 390}
+
+
+def test_the_book_is_built():
+    assert len(CHAPTERS) >= 4, f"{len(CHAPTERS)} chapters in {HTML}; run `make book`."
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    chromium = shutil.which("chromium")
+    if not (driver and chromium):
+        pytest.fail("No chromium: `apt-get install chromium chromium-driver`.")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def open_page(browser, page: Path, width: int = WIDTHS["wide"]) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    browser.get(page.as_uri())
+    browser.execute_async_script(
+        "const done = arguments[0]; window.MathJax?.startup ? MathJax.startup.promise.then(() => done()) : done()"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_is_whole_without_a_network(browser, page):
+    browser.get_log("browser"), browser.get_log("performance")  # Those of the page before.
+    open_page(browser, page)
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert requests
+    assert not [url for url in requests if urlparse(url).scheme not in ("file", "data", "blob")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_formulas_are_typeset(browser, page):
+    open_page(browser, page)
+    bare, wrong = browser.execute_script(
+        "const math = [...document.querySelectorAll('.math')];"
+        "return [math.filter(m => !m.querySelector('mjx-container')).map(m => m.innerText),"
+        "        [...document.querySelectorAll('mjx-merror')].map(m => m.innerText)]"
+    )
+    assert not bare and not wrong
+    text = browser.execute_script(
+        "const article = document.querySelector('article').cloneNode(true);"
+        "article.querySelectorAll('pre, code, mjx-container').forEach(e => e.remove());"
+        "return article.textContent"
+    )
+    assert not re.search(r"\$|\\\(|\{glue|\{eq|\{doc", text), "raw markup on the page"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_figures_have_a_size_and_alternative_text(browser, page):
+    open_page(browser, page)
+    images = browser.execute_script(
+        "return [...document.querySelectorAll('article img')].map(i => [i.src, i.naturalWidth, i.clientWidth, i.alt])"
+    )
+    for source, natural, shown, alt in images:
+        assert natural > 100 and shown > 100, source
+        assert len(alt) > 20 and "/" not in alt.split()[0], f"{source}: alt text is {alt!r}"
+    if page in CHAPTERS:
+        assert len(images) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_internal_links_resolve(browser, page):
+    open_page(browser, page)
+    links = browser.execute_script("return [...document.querySelectorAll('a[href]')].map(a => a.href)")
+    for link in {link for link in links if link.startswith("file:")}:
+        parts = urlparse(link)
+        target = Path(unquote(parts.path))
+        assert target.exists(), link
+        if parts.fragment and target.suffix == ".html":
+            assert re.search(rf'id="{re.escape(unquote(parts.fragment))}"', target.read_text()), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_nothing_went_wrong_in_the_build(browser, page):
+    open_page(browser, page)
+    wrong = browser.execute_script(
+        "return [...document.querySelectorAll('.problematic, .system-message, .output.stderr')].map(e => e.innerText)"
+    )
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_fits_a_phone(browser, page):
+    open_page(browser, page, WIDTHS["phone"])
+    width = browser.execute_script("return document.scrollingElement.scrollWidth")
+    assert width <= WIDTHS["phone"] + 1
