@@ -56,7 +56,7 @@ class Flow(NamedTuple):
         """Orthonormal modes, one a column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
-    def residuals(self, r0: Mapping[str, Array], t: ArrayLike) -> dict[str, Array]:
+    def residuals(self, r0: Mapping[str, ArrayLike], t: ArrayLike) -> dict[str, Array]:
         """Residuals of each term, ``(*t.shape, n_i)``, from those at time 0.
 
         Raises:
@@ -72,7 +72,7 @@ class Flow(NamedTuple):
             integral=jnp.where(rates > 0, -jnp.expm1(-rates * t[..., None]) / _positive(rates), t[..., None]),
         )
 
-    def losses(self, r0: Mapping[str, Array], t: ArrayLike) -> dict[str, Array]:
+    def losses(self, r0: Mapping[str, ArrayLike], t: ArrayLike) -> dict[str, Array]:
         """Mean square of the residuals of each term, unweighted, ``t.shape``."""
         return _mean_squares(self.residuals(r0, t))
 
@@ -81,7 +81,7 @@ class Descent(NamedTuple):
     """Residuals and losses after any number of steps; made by `gradient_descent`."""
 
     spectrum: _Modes
-    learning_rate: float
+    learning_rate: float | int
 
     @property
     def rates(self) -> Float[Array, " n"]:
@@ -93,7 +93,7 @@ class Descent(NamedTuple):
         """Orthonormal modes, one a column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
-    def residuals(self, r0: Mapping[str, Array], steps: ArrayLike) -> dict[str, Array]:
+    def residuals(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
         """Residuals of each term, ``(*steps.shape, n_i)``, from those at step 0.
 
         Raises:
@@ -105,7 +105,7 @@ class Descent(NamedTuple):
         geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), self.learning_rate * steps[..., None])
         return _evolve(self.spectrum, r0, decay, geometric)
 
-    def losses(self, r0: Mapping[str, Array], steps: ArrayLike) -> dict[str, Array]:
+    def losses(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
         """Mean square of the residuals of each term, unweighted, ``steps.shape``."""
         return _mean_squares(self.residuals(r0, steps))
 
@@ -124,7 +124,7 @@ def gradient_flow(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None 
 
 
 def gradient_descent(
-    kernel: KernelBlocks, learning_rate: float, weights: Mapping[str, ArrayLike] | None = None
+    kernel: KernelBlocks, learning_rate: float | int, weights: Mapping[str, ArrayLike] | None = None
 ) -> Descent:
     """Like `gradient_flow`, for steps of a positive ``learning_rate``.
 
@@ -157,10 +157,10 @@ def max_learning_rate(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | N
 
 def steps_to(
     kernel: KernelBlocks,
-    residuals: Mapping[str, Array],
-    tolerance: float,
+    residuals: Mapping[str, ArrayLike],
+    tolerance: float | int,
     *,
-    learning_rate: float,
+    learning_rate: float | int,
     weights: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, float]:
     """Steps of gradient descent until ``‖r_i‖ ≤ tolerance · ‖r_i(0)‖``, for each term.
@@ -215,7 +215,7 @@ def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) 
     return _Modes(kernel, scale, jnp.maximum(values, 0), vectors)
 
 
-def _evolve(spectrum: _Modes, r0: Mapping[str, Array], decay: Array, integral: Array) -> dict[str, Array]:
+def _evolve(spectrum: _Modes, r0: Mapping[str, ArrayLike], decay: Array, integral: Array) -> dict[str, Array]:
     """Residuals from what becomes of each mode, and of its integral over time times 1 (or η)."""
     kernel, scale, _, modes = spectrum
     start = kernel.join(r0)
@@ -226,7 +226,7 @@ def _evolve(spectrum: _Modes, r0: Mapping[str, Array], decay: Array, integral: A
     return kernel.split(jnp.where(scale > 0, weighted, dragged))
 
 
-def _mean_squares(residuals: Mapping[str, Array]) -> dict[str, Array]:
+def _mean_squares(residuals: Mapping[str, ArrayLike]) -> dict[str, Array]:
     return {name: jnp.mean(r**2, -1) for name, r in residuals.items()}
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis import _hermite, _neural_tangents
@@ -45,8 +46,8 @@ def mlp(
     activation: str | Activation = "tanh",
     *,
     parameterization: str = "standard",
-    weight_std: float = 1.0,
-    bias_std: float = 0.0,
+    weight_std: float | int = 1.0,
+    bias_std: float | int = 0.0,
 ) -> Network:
     """Multilayer perceptron with ``len(sizes) - 2`` hidden layers.
 
@@ -142,7 +143,7 @@ def _kernel_fn(limit: _Limit) -> Callable:
     return stax.serial(*(dense, activation) * limit.depth, dense)[2]
 
 
-def standardized(network: Network, low: Array, high: Array) -> Network:
+def standardized(network: Network, low: ArrayLike, high: ArrayLike) -> Network:
     """``network`` with inputs scaled to mean 0 and variance 1 over a box, kernel included.
 
     Both papers' code does this (with the mean and deviation of random points, here exact

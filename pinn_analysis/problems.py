@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from pinn_analysis.operators import Field, Operator, identity, laplacian, partial
@@ -72,7 +73,7 @@ class Problem(NamedTuple):
             for k, (name, condition) in zip(keys, self.conditions.items(), strict=True)
         }
 
-    def residuals(self, field: Field, points: Mapping[str, Array]) -> dict[str, Array]:
+    def residuals(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """``operator(field) - target`` at the points of each condition, ``(n,)`` each.
 
         A condition with ``m`` components gives ``n * m`` values, point by point.
@@ -87,7 +88,7 @@ class Problem(NamedTuple):
             name: jax.vmap(residual(condition))(points[name]).ravel() for name, condition in self.conditions.items()
         }
 
-    def losses(self, field: Field, points: Mapping[str, Array]) -> dict[str, Array]:
+    def losses(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Mean square of the residuals of each condition, without weights."""
         return {name: jnp.mean(r**2) for name, r in self.residuals(field, points).items()}
 
@@ -104,7 +105,7 @@ def check_names(problem: Problem, given: Mapping, what: str) -> None:
         )
 
 
-def check_points(problem: Problem, points: Mapping[str, Array]) -> None:
+def check_points(problem: Problem, points: Mapping[str, ArrayLike]) -> None:
     """Raise `ValueError` for points of a wrong shape, an empty set or, if known yet, NaN."""
     check_names(problem, points, "points")
     d = len(problem.domain[0])
@@ -125,20 +126,20 @@ def relative_l2_error(field: Field, exact: Field, points: Float[Array, "n d"]) -
     return jnp.linalg.norm((u - v).ravel()) / jnp.linalg.norm(v.ravel())
 
 
-def grid(problem: Problem, n: int) -> Float[Array, "n**d d"]:
+def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
     """Uniform test grid with ``n`` points an axis, edges included, ``(n**d, d)``."""
     low, high = problem.domain
     axes = [jnp.linspace(a, b, n) for a, b in zip(low, high, strict=True)]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
 
 
-def box(low: Array, high: Array) -> Callable[[Array, int], Array]:
+def box(low: ArrayLike, high: ArrayLike) -> Callable[[Array, int], Array]:
     """Sampler, uniform in a box: ``(key, n) -> (n, d)``."""
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
     return lambda key, n: jax.random.uniform(key, (n, low.size), minval=low, maxval=high)
 
 
-def faces(low: Array, high: Array, *which: tuple[int, int]) -> Callable[[Array, int], Array]:
+def faces(low: ArrayLike, high: ArrayLike, *which: tuple[int, int]) -> Callable[[Array, int], Array]:
     """Sampler on faces of a box, uniform on each, with equally many points on all.
 
     Args:
@@ -160,7 +161,7 @@ def faces(low: Array, high: Array, *which: tuple[int, int]) -> Callable[[Array, 
     return sample
 
 
-def poisson_1d(a: float = 4) -> Problem:
+def poisson_1d(a: float | int = 4) -> Problem:
     """``u'' = f`` on ``[0, 1]`` with solution ``sin(a π x)``: the NTK paper, Sec. 7.1.
 
     The first paper writes ``sin(C x)`` (Sec. 2): that is ``a = C / π``.
@@ -179,7 +180,7 @@ def poisson_1d(a: float = 4) -> Problem:
     return Problem("poisson_1d", conditions, (low, high), solution)
 
 
-def helmholtz_2d(a1: float = 1, a2: float = 4, k: float = 1) -> Problem:
+def helmholtz_2d(a1: float | int = 1, a2: float | int = 4, k: float | int = 1) -> Problem:
     """``Δu + k² u = q`` on ``[-1, 1]²``, ``u = sin(a₁πx) sin(a₂πy)``: the first paper, Sec. 3.
 
     Conditions: ``"boundary"`` (four edges, one mean over all of them; the authors' code
@@ -205,7 +206,7 @@ def helmholtz_2d(a1: float = 1, a2: float = 4, k: float = 1) -> Problem:
     return Problem("helmholtz_2d", conditions, (low, high), solution)
 
 
-def wave_1d(a: float = 0.5, c: float = 2) -> Problem:
+def wave_1d(a: float | int = 0.5, c: float | int = 2) -> Problem:
     """``u_tt = c² u_xx`` on ``(x, t) ∈ [0, 1]²``: the NTK paper, Sec. 7.3.
 
     Solution ``sin πx cos cπt + a sin 4πx cos 4cπt``.  Conditions: ``"boundary"`` (both

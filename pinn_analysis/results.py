@@ -17,7 +17,7 @@ FORMAT = 1  # Raised when files of before can no longer be read.
 _RESERVED = "provenance"
 
 
-def save(name: str, config: dict, *, seconds: float, folder: Path = FOLDER, **arrays: np.ndarray) -> Path:
+def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER, **arrays: np.ndarray) -> Path:
     """Write ``arrays`` to ``name.npz``, whole or not at all, with their provenance.
 
     Args:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
@@ -57,7 +58,7 @@ class _State(NamedTuple):
     weighting: PyTree
 
 
-def adam(learning_rate: float = 1e-3) -> optax.GradientTransformation:
+def adam(learning_rate: float | int = 1e-3) -> optax.GradientTransformation:
     """Adam, its rate falling by 0.9 every 1,000 steps, continuously: both papers' code."""
     return optax.adam(optax.exponential_decay(learning_rate, 1000, 0.9))
 
@@ -69,7 +70,7 @@ def train(
     key: Array,
     steps: int,
     batch_size: int | Mapping[str, int] = 128,
-    points: Mapping[str, Array] | None = None,
+    points: Mapping[str, ArrayLike] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     weighting: Weighting | None = None,
     params: PyTree | None = None,

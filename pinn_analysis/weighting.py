@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from pinn_analysis.problems import Problem, check_names
 
@@ -29,7 +30,7 @@ class Weighting(NamedTuple):
     update: Callable
 
 
-def fixed(**weights: float) -> Weighting:
+def fixed(**weights: ArrayLike) -> Weighting:
     """Constant weights by name of the term; all 1 if none is given.
 
     Raises:

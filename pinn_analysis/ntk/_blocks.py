@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 
@@ -44,7 +45,7 @@ class KernelBlocks:
         """The parts of a vector over all rows (its last axis), by term."""
         return {name: vector[..., where] for name, where in self.slices().items()}
 
-    def join(self, parts: Mapping[str, Array]) -> Float[Array, " n"]:
+    def join(self, parts: Mapping[str, ArrayLike]) -> Float[Array, " n"]:
         """The vector over all rows of its parts: the inverse of `split`."""
         got = {name: jnp.shape(part) for name, part in parts.items()}
         want = {name: (n,) for name, n in zip(self.names, self.sizes, strict=True)}

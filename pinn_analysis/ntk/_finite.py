@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis import _neural_tangents
@@ -21,7 +22,7 @@ def empirical(
     problem: Problem,
     apply: Apply,
     params: PyTree,
-    points: Mapping[str, Array],
+    points: Mapping[str, ArrayLike],
     *,
     method: str = "auto",
     batch_size: int | None = None,
@@ -67,7 +68,7 @@ def empirical(
     return KernelBlocks(mirror(rows), tuple(sizes), tuple(sizes.values()))
 
 
-def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array]) -> dict[str, Array]:
+def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
     """``tr K_ii`` of each term without the kernel: squared norms of the rows, added up.
 
     O(n p) time, and the memory of a few rows.  Traceable, so it can stand in a training loop.
@@ -82,7 +83,7 @@ def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
     }
 
 
-def matvec(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array]) -> Callable[[Array], Array]:
+def matvec(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> Callable[[Array], Array]:
     """``v (n,) -> K v``, one reverse and one forward derivative, memory O(n + p).
 
     Rows are ordered as in `empirical`.

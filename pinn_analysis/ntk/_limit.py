@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror
 from pinn_analysis.operators import Field, Operator, linearize
@@ -16,7 +17,7 @@ from pinn_analysis.problems import Problem, check_points
 def infinite(
     problem: Problem,
     kernel_fn: Callable,
-    points: Mapping[str, Array],
+    points: Mapping[str, ArrayLike],
     *,
     field: Field | None = None,
 ) -> KernelBlocks:
