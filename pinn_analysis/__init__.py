@@ -1,11 +1,12 @@
 """Why physics-informed neural networks fail to train, and how fast they will.
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
-`spectra`, `convergence`, `weighting`, `training`, `results`, `plotting`.
+`spectra`, `convergence`, `gradients`, `weighting`, `training`, `results`, `plotting`.
 """
 
 from pinn_analysis import (
     convergence as convergence,
+    gradients as gradients,
     networks as networks,
     ntk as ntk,
     operators as operators,

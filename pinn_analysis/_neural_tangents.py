@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.api_util
 
 # Everything that neural-tangents imports from JAX has to be loaded before its facade is.
 import jax.example_libraries.stax
@@ -47,7 +48,7 @@ def load() -> types.ModuleType:
     Raises:
         ModuleNotFoundError: it is not installed; says the one line that installs it.
     """
-    if "neural_tangents" in sys.modules:
+    if sys.modules.get("neural_tangents") is not None:
         return sys.modules["neural_tangents"]
     spec = importlib.util.find_spec("neural_tangents")
     if spec is None:
@@ -64,6 +65,7 @@ def load() -> types.ModuleType:
         empirical = importlib.import_module("neural_tangents._src.empirical")
     empirical._eqn_vjp_fn = _eqn_vjp_fn
     empirical._get_flops = _get_flops
+    empirical.lu = _Facade("jax.extend.linear_util", jax.extend.linear_util, wrap_init=_wrap_init)
     # Newer `jnp.dtype` and `jnp.size` frown on the arguments they are given there.
     empirical.jnp = _Facade("jax.numpy", jnp, dtype=jnp.result_type, size=np.size)
     return module
@@ -128,6 +130,12 @@ def _facades() -> dict[str, types.ModuleType]:
     top = _Facade("jax", jax, core=core, interpreters=interpreters)
     modules = [ad_facade, core, interpreters, linalg, util, top, _Facade("scipy", scipy, linalg=linalg)]
     return {module.__name__: module for module in modules}
+
+
+def _wrap_init(fun: Callable) -> Any:
+    """Like the original, which is deprecated without `debug_info`."""
+    debug_info = jax.api_util.debug_info("empirical_ntk_fn", fun, (), {})
+    return jax.extend.linear_util.wrap_init(fun, debug_info=debug_info)
 
 
 def _linearize(fun: Any, *primals: Any, has_aux: bool = False) -> tuple:

@@ -104,10 +104,7 @@ def mlp(
         return z + layer["bias"]
 
     def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
-        if x.shape != sizes[:1]:
-            raise ValueError(
-                f"The network takes one point of shape {sizes[:1]}, got {x.shape}; use `jax.vmap` for many."
-            )
+        _check_point(x, sizes[0])
         for layer in params[:-1]:
             x = phi(dense(layer, x))
         u = dense(params[-1], x)
@@ -115,6 +112,61 @@ def mlp(
 
     limit = _Limit(len(sizes) - 2, activation, float(weight_std), float(bias_std)) if ntk else None
     return Network(init, apply, limit)
+
+
+def modified_mlp(sizes: Sequence[int], activation: str | Activation = "tanh") -> Network:
+    """The "improved architecture" of Wang, Teng, Perdikaris (2001.04536, Sec. 2.6), M3 and M4.
+
+    Two encoders ``U = φ(x W_U + b_U)`` and ``V = φ(x W_V + b_V)`` gate every hidden layer,
+
+        ``H ← Z ⊙ U + (1 - Z) ⊙ V``,   ``Z = φ(H W + b)``,
+
+    the first one included (with ``H = x``).  This is the authors' code; the paper has one
+    more hidden layer before the first gate, and ``U`` and ``V`` exchanged, which changes a name
+    alone.  Weights are Glorot normal and biases zero, except those of the encoders, which the
+    code draws from ``N(0, 2 / (1 + width))``.
+
+    Args:
+        sizes: inputs, hidden widths (all equal, since the gates multiply them), outputs.
+        activation: as of `mlp`.
+
+    Raises:
+        ValueError: as `mlp`; hidden widths that differ.
+    """
+    sizes = tuple(sizes)
+    if len(sizes) < 3 or len(set(sizes[1:-1])) != 1:
+        raise ValueError(f"`sizes` needs hidden layers, all of the same width, such as (2, 50, 50, 1); got {sizes}.")
+    hidden = mlp(sizes, activation)
+    phi = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    width = sizes[1]
+
+    def encoder(key: Array) -> dict[str, Array]:
+        w_key, b_key = jax.random.split(key)
+        weight = np.sqrt(2 / (sizes[0] + width)) * jax.random.normal(w_key, (sizes[0], width))
+        return {"weight": weight, "bias": np.sqrt(2 / (1 + width)) * jax.random.normal(b_key, (width,))}
+
+    def init(key: Array) -> PyTree:
+        key, u_key, v_key = jax.random.split(key, 3)
+        return {"encoders": [encoder(u_key), encoder(v_key)], "layers": hidden.init(key)}
+
+    def dense(layer: dict[str, Array], x: Array) -> Array:
+        return jnp.matmul(x, layer["weight"], precision="highest") + layer["bias"]
+
+    def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
+        _check_point(x, sizes[0])
+        u, v = (phi(dense(layer, x)) for layer in params["encoders"])
+        for layer in params["layers"][:-1]:
+            z = phi(dense(layer, x))
+            x = z * u + (1 - z) * v
+        out = dense(params["layers"][-1], x)
+        return out[0] if sizes[-1] == 1 else out
+
+    return Network(init, apply, None)
+
+
+def _check_point(x: Array, d: int) -> None:
+    if x.shape != (d,):
+        raise ValueError(f"The network takes one point of shape ({d},), got {x.shape}; use `jax.vmap` for many.")
 
 
 class _Limit(NamedTuple):

@@ -234,3 +234,34 @@ def wave_1d(a: float | int = 0.5, c: float | int = 2) -> Problem:
         "residual": Condition(operator, zero, box(low, high)),
     }
     return Problem("wave_1d", conditions, (low, high), solution)
+
+
+def klein_gordon() -> Problem:
+    """``u_tt - u_xx + u³ = f`` on ``(x, t) ∈ [0, 1]²``, ``u = x cos 5πt + (xt)³``: the first paper.
+
+    The initial value is that of the solution, ``x``; the paper prints 0, which contradicts it.
+    Conditions: ``"boundary"`` (both ends), ``"initial"``, ``"initial_velocity"``, ``"residual"``,
+    which is nonlinear.
+    """
+
+    def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
+        return x[0] * jnp.cos(5 * jnp.pi * x[1]) + (x[0] * x[1]) ** 3
+
+    def operator(u: Field) -> Field:
+        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
+        return lambda x: u_tt(x) - u_xx(x) + u(x) ** 3
+
+    def source(x: Float[Array, "2"]) -> Float[Array, ""]:
+        u_tt = -25 * jnp.pi**2 * x[0] * jnp.cos(5 * jnp.pi * x[1]) + 6 * x[0] ** 3 * x[1]
+        u_xx = 6 * x[0] * x[1] ** 3
+        return u_tt - u_xx + solution(x) ** 3
+
+    low, high = jnp.zeros(2), jnp.ones(2)
+    start = faces(low, high, (1, 0))
+    conditions = {
+        "boundary": Condition(identity, solution, faces(low, high, (0, 0), (0, 1))),
+        "initial": Condition(identity, solution, start),
+        "initial_velocity": Condition(partial(1), lambda x: jnp.zeros((), x.dtype), start),
+        "residual": Condition(operator, source, box(low, high)),
+    }
+    return Problem("klein_gordon", conditions, (low, high), solution)

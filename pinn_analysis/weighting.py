@@ -7,13 +7,17 @@ A rule is used in any training loop in three lines::
     loss = sum(weights[name] * value for name, value in losses.items())
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
+from pinn_analysis import gradients
 from pinn_analysis.problems import Problem, check_names
 
 
@@ -48,5 +52,102 @@ def fixed(**weights: ArrayLike) -> Weighting:
 
     def update(state: dict, problem: Problem, apply: Callable, params: object, points: dict) -> tuple[dict, dict]:
         return state, state
+
+    return Weighting(init, update)
+
+
+def lr_annealing(
+    rule: str = "siam", *, decay: float | None = None, every: int = 10, reference: str = "residual"
+) -> Weighting:
+    """Learning-rate annealing: Algorithm 1 of Wang, Teng, Perdikaris (2001.04536).
+
+    Every ``every`` steps the weight of each term but ``reference`` moves towards
+
+    ===========  ======================================  =================================
+    ``rule``     target                                  where it comes to rest
+    ===========  ======================================  =================================
+    ``"arxiv"``  ``max|∇L_r| / mean|∇L_i|``              the target (eq. 40 of version 1)
+    ``"siam"``   ``max|∇L_r| / mean|∇(λ_i L_i)|``        the square root of the one above
+                                                         (eq. 2.30 of the journal version)
+    ===========  ======================================  =================================
+
+    as ``λ ← decay · λ + (1 - decay) · target``.  Maximum and mean are over all parameters,
+    as both versions say; the authors' code leaves out biases and takes the mean of the means
+    of the layers.  A term whose gradient is zero keeps its weight.
+
+    Args:
+        rule: ``"siam"``, which the authors' code follows, or ``"arxiv"``.
+        decay: coefficient on the *old* weight; by default 0.9 for ``"siam"`` and 0.1 for
+            ``"arxiv"``, the printed values (their α is 1 - decay).
+        every: steps between two changes; the papers' 10.
+        reference: the term ``r``, whose weight stays 1.
+
+    Raises:
+        ValueError: an unknown rule, a ``decay`` outside [0, 1), ``every`` below 1; in ``init``,
+            a ``reference`` that is no condition of the problem.
+    """
+    if rule not in ("siam", "arxiv"):
+        raise ValueError(f'`rule` must be "siam" or "arxiv", got {rule!r}.')
+    decay = {"siam": 0.9, "arxiv": 0.1}[rule] if decay is None else decay
+
+    def targets(weights: dict, grads: dict) -> dict:
+        largest = gradients.statistics(grads[reference]).max
+        means = {name: gradients.statistics(gradient).mean for name, gradient in grads.items()}
+        if rule == "siam":
+            means = {name: weights[name] * mean for name, mean in means.items()}
+        return {name: jnp.ones_like(largest) if name == reference else largest / means[name] for name in grads}
+
+    return _moving(targets, decay, every, reference)
+
+
+def grad_norm(*, decay: float = 0.9, every: int = 1000) -> Weighting:
+    """Weights that give every term a gradient of the same norm: ``Σ_j ‖∇L_j‖ / ‖∇L_i‖``.
+
+    The rule of Wang, Sankaran, Wang, Perdikaris (2308.08468), with its moving average.  A
+    term whose gradient is zero keeps its weight.
+
+    Args:
+        decay: coefficient on the *old* weight.
+        every: steps between two changes.
+
+    Raises:
+        ValueError: a ``decay`` outside [0, 1), or ``every`` below 1.
+    """
+
+    def targets(weights: dict, grads: dict) -> dict:
+        norms = {name: gradients.statistics(gradient).norm for name, gradient in grads.items()}
+        total = sum(norms.values())
+        return {name: total / norm for name, norm in norms.items()}
+
+    return _moving(targets, decay, every, None)
+
+
+def _moving(targets: Callable, decay: float, every: int, reference: str | None) -> Weighting:
+    """Weights that start at 1 and move towards ``targets(weights, gradients)``."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
+    if every < 1:
+        raise ValueError(f"`every` must be at least 1, got {every}.")
+
+    def init(problem: Problem) -> tuple[dict, Array]:
+        if reference is not None and reference not in problem.conditions:
+            raise ValueError(
+                f"`reference` must be one of the conditions of {problem.name!r}, {list(problem.conditions)}; "
+                f"got {reference!r}."
+            )
+        return {name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int)
+
+    def update(
+        state: tuple, problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, Array]
+    ) -> tuple[dict, tuple]:
+        weights, count = state
+
+        def move() -> dict:
+            aims = targets(weights, gradients.by_term(problem, apply, params, points))
+            moved = {name: decay * old + (1 - decay) * aims[name] for name, old in weights.items()}
+            return {name: jnp.where(jnp.isfinite(aims[name]), moved[name], old) for name, old in weights.items()}
+
+        weights = jax.lax.cond(count % every == 0, move, lambda: weights)
+        return weights, (weights, count + 1)
 
     return Weighting(init, update)
