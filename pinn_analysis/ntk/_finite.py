@@ -54,18 +54,22 @@ def empirical(
     if method == "auto":
         wide = max(leaf.size for leaf in jax.tree.leaves(params)) >= 100_000
         method = "structured" if wide and _neural_tangents.installed() else "jacobian"
-    gram = _structured_gram if method == "structured" else _jacobian_gram
+    terms = {name: (condition.operator, points[name]) for name, condition in problem.conditions.items()}
+    if method == "jacobian" and batch_size is None:
+        gram, groups = _jacobian_gram, [list(terms.values())]  # All rows at once.
+    else:
+        gram = _structured_gram if method == "structured" else _jacobian_gram
+        groups = [[(operator, part)] for operator, x in terms.values() for part in _parts(x, batch_size)]
 
-    chunks = [
-        (name, condition.operator, x)
-        for name, condition in problem.conditions.items()
-        for x in _chunks(points[name], batch_size)
+    groups = [tuple(zip(*group, strict=True)) for group in groups]  # Operators, and their points.
+    rows = [
+        [gram(left, right, apply, params, x, None if i == j else y) for j, (right, y) in enumerate(groups[: i + 1])]
+        for i, (left, x) in enumerate(groups)
     ]
-    rows, sizes = [], dict.fromkeys(problem.conditions, 0)
-    for i, (name, operator, x) in enumerate(chunks):
-        rows.append([gram((operator, other), apply, params, x, y) for _, other, y in chunks[: i + 1]])
-        sizes[name] += len(rows[i][i])
-    return KernelBlocks(mirror(rows), tuple(sizes), tuple(sizes.values()))
+    sizes = tuple(
+        len(x) * jax.eval_shape(_outputs(operator, apply, params), x[0]).size for operator, x in terms.values()
+    )
+    return KernelBlocks(mirror(rows), tuple(terms), sizes)
 
 
 def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -120,57 +124,80 @@ def _outputs(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Arra
     return lambda x: jnp.ravel(left(x))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _jacobian_gram(operators: tuple, apply: Apply, params: PyTree, x_i: Array, x_j: Array) -> Array:
-    """``J_i J_jᵀ`` of ``n_i q_i`` and ``n_j q_j`` rows, leaf by leaf."""
+def _row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], PyTree]:
+    """``x -> ∂L u(x)/∂θ``, leaves ``(q, ...)``.
 
-    def rows(operator: Operator, x: Array) -> list[Array]:
-        def output(params: PyTree, x: Array) -> Array:
-            return _outputs(operator, apply, params)(x)
+    One pullback for each of the few components: `jax.jacrev` would map over them, which
+    keeps XLA from fusing the outer products and costs six times as much at width 512.
+    """
 
-        jacobian = jax.vmap(jax.jacrev(output), (None, 0))(params, x)
-        return [leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(jacobian)]
+    def gradients(x: Array) -> PyTree:
+        value, pullback = jax.vjp(lambda params: _outputs(operator, apply, params)(x), params)
+        each = [pullback(e)[0] for e in jnp.eye(value.size, dtype=value.dtype)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    return gradients
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _jacobian_gram(
+    left: tuple[Operator, ...], right: tuple[Operator, ...], apply: Apply, params: PyTree, x: tuple, y: tuple | None
+) -> Array:
+    """``J Jᵀ`` of the rows that the operators ``left`` have at ``x`` and ``right`` at ``y``; None: the same."""
+
+    def rows(operators: tuple[Operator, ...], points: tuple) -> list[Array]:
+        each = [
+            jax.tree.leaves(jax.vmap(_row_gradients(operator, apply, params))(x))
+            for operator, x in zip(operators, points, strict=True)
+        ]
+        return [
+            jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves])
+            for leaves in zip(*each, strict=True)
+        ]
 
     with jax.default_matmul_precision("highest"):
-        pairs = zip(rows(operators[0], x_i), rows(operators[1], x_j), strict=True)
-        return sum(a @ b.T for a, b in pairs)
+        a = rows(left, x)
+        b = a if y is None else rows(right, y)
+        return sum(leaf_a @ leaf_b.T for leaf_a, leaf_b in zip(a, b, strict=True))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _structured_gram(operators: tuple, apply: Apply, params: PyTree, x_i: Array, x_j: Array) -> Array:
-    """The same by neural-tangents' structured derivatives.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _structured_gram(
+    left: tuple[Operator], right: tuple[Operator], apply: Apply, params: PyTree, x: tuple, y: tuple | None
+) -> Array:
+    """The same for one operator a side, by neural-tangents' structured derivatives.
 
     It takes one function of both points; where the operators differ that is both one
     after the other, of which the block in the corner is wanted.
     """
     nt = _neural_tangents.load()
-    distinct = operators[:1] if operators[0] is operators[1] else operators
+    distinct = left if left == right else left + right
 
     def batch(params: PyTree, x: Array) -> Array:
         fields = [_outputs(operator, apply, params) for operator in distinct]
-        return jax.vmap(lambda y: jnp.concatenate([f(y) for f in fields]))(x)
+        return jax.vmap(lambda z: jnp.concatenate([f(z) for f in fields]))(x)
 
     kernel = nt.empirical_ntk_fn(
         batch, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES
     )
     with jax.default_matmul_precision("highest"):
-        block = kernel(x_i, x_j, params)
-    q_i, q_j = (jax.eval_shape(_outputs(o, apply, params), x_i[0]).size for o in operators)
-    block = block[:, :, :q_i, -q_j:]
-    return block.swapaxes(1, 2).reshape(len(x_i) * q_i, len(x_j) * q_j)
+        block = kernel(x[0], None if y is None else y[0], params)
+    q_left, q_right = (jax.eval_shape(_outputs(o, apply, params), x[0][0]).size for o in left + right)
+    block = block[:, :, :q_left, -q_right:].swapaxes(1, 2)
+    return block.reshape(block.shape[0] * q_left, -1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _trace(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
     def squared_norm(x: Array) -> Array:
-        jacobian = jax.jacrev(lambda params: _outputs(operator, apply, params)(x))(params)
+        jacobian = _row_gradients(operator, apply, params)(x)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jacobian))
 
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(squared_norm, x, batch_size=32).sum()
 
 
-def _chunks(x: Array, batch_size: int | None) -> Iterator[Array]:
+def _parts(x: Array, batch_size: int | None) -> Iterator[Array]:
     step = batch_size or len(x)
     return (x[i : i + step] for i in range(0, len(x), step))
 
