@@ -29,8 +29,8 @@ def expectations(fn: Elementwise, order: int = 800) -> tuple[Expectation, Expect
     Where ``fn`` is analytic in a strip of half-width δ, the error at variance ``v`` falls
     like ``exp(-2 δ √(order / v))``.  For tanh (δ = π / 2) fourth derivatives of kernels are
     right to 1e-11 up to variance 4, which inputs of unit variance do not exceed with
-    ``weight_std = bias_std = 1``, and to 1e-5 at variance 16.  With a kink (relu) even the
-    kernel itself is wrong by half a percent.
+    ``weight_std = bias_std = 1``, and to 1e-4 at variance 16.  With a kink (relu) even the
+    kernel itself is wrong by up to a percent.
     """
     z, weight = _trapezoid(2 * order)
     h = _hermite_functions(z, weight, order)
