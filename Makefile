@@ -10,11 +10,11 @@ SPHINX := -W --keep-going -n
 
 setup: .venv/installed
 
+# neural-tangents without its dependencies: it asks for TensorFlow, which nothing here uses.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test,book]"
-	# Without its dependencies: it asks for TensorFlow, which nothing here uses.
 	$(BIN)/python -m pip install --quiet --no-deps neural-tangents==0.6.5
 	touch $@
 
