@@ -1,0 +1,222 @@
+"""The kernel of infinite width against quadratures, against itself, and as the limit of finite ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quadrature
+
+from pinn_analysis import ntk
+from pinn_analysis.networks import mlp
+from pinn_analysis.operators import identity, laplacian, partial
+from pinn_analysis.problems import Condition, Problem, box, helmholtz_2d, poisson_1d
+
+
+def network(d, depth, activation, **options):
+    return mlp((d,) + (64,) * depth + (1,), activation, parameterization="ntk", **({"bias_std": 1.0} | options))
+
+
+def problem_of(d=1, solution=None, **operators):
+    """A problem on the unit cube with these operators, and targets that do not matter."""
+    corners = jnp.zeros(d), jnp.ones(d)
+    conditions = {name: Condition(operator, lambda x: 0 * x[0], box(*corners)) for name, operator in operators.items()}
+    return Problem("test", conditions, corners, solution)
+
+
+def worst(kernel, exact):
+    """Largest error of each block, relative to its largest entry."""
+    exact = ntk.KernelBlocks(jnp.asarray(exact), kernel.names, kernel.sizes)
+    pairs = [(a, b) for a in kernel.names for b in kernel.names]
+    return {pair: float(jnp.abs(kernel[pair] - exact[pair]).max() / jnp.abs(exact[pair]).max()) for pair in pairs}
+
+
+POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.array([[0.0], [0.5]])}
+
+# Against quadrature.  Rounding alone, times k⁴ in the series of tanh: see `_hermite.expectations`.
+TOLERANCE = 1e-11
+
+
+@pytest.mark.parametrize(
+    "activation, depth, options",
+    [
+        ("tanh", 1, {}),
+        ("tanh", 3, {}),
+        ("erf", 1, {}),
+        ("erf", 3, {"weight_std": 1.2, "bias_std": 0.7}),
+        ("sin", 1, {}),
+        ("gelu", 1, {}),
+    ],
+)
+def test_the_kernel_of_poisson_equals_its_quadrature(activation, depth, options):
+    points = {"boundary": np.array([[0.0], [1.0]]), "residual": np.array([[0.0], [0.4], [0.7]])}  # Some meet.
+    kernel = ntk.infinite(poisson_1d(), network(1, depth, activation, **options).kernel_fn, points)
+    rows = [(0, 1, x) for x in points["boundary"]] + [(1, 0, x) for x in points["residual"]]
+    exact = quadrature.kernel(rows, activation, depth, **options)
+    errors = worst(kernel, exact)
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_the_kernel_of_helmholtz_equals_its_quadrature():
+    points = {"boundary": np.array([[-1.0, 0.3], [0.5, 1.0]]), "residual": np.array([[0.2, -0.4], [0.5, 0.9]])}
+    kernel = ntk.infinite(helmholtz_2d(k=2), network(2, 1, "tanh").kernel_fn, points)
+    rows = [(0, 1, x) for x in points["boundary"]] + [(1, 4, x) for x in points["residual"]]
+    errors = worst(kernel, quadrature.kernel(rows, "tanh", 1))
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_standardised_variances_are_within_reach_of_the_series():
+    x = np.sqrt(3) * np.array([[-1.0], [0.4], [1.0]])  # Of variance up to 4 in the first layer.
+    kernel = ntk.infinite(problem_of(residual=laplacian), network(1, 1, "tanh").kernel_fn, {"residual": x})
+    errors = worst(kernel, quadrature.kernel([(1, 0, row) for row in x], "tanh", 1))
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_one_hidden_layer_is_the_formula_of_the_paper():
+    """NTK paper, Lemma 3.1 and App. C: an expectation over the weight and the bias of one neuron."""
+    x = np.array([[0.0], [0.4], [1.0]])
+    z, weight = quadrature.nodes(200)
+    w, b = (a.ravel() for a in np.meshgrid(z, z))
+    root = np.sqrt(np.multiply.outer(weight, weight).ravel())
+    s = quadrature.ACTIVATIONS["tanh"](w * x + b)  # s[k] is the k-th derivative, (points, neurons).
+
+    def gram(*features):  # Derivatives by the outer weight, the inner weight and the inner bias.
+        return sum((root * left) @ (root * right).T for left, right in features)
+
+    u = (s[0], s[1] * x, s[1])
+    r = (w**2 * s[2], w**2 * s[3] * x + 2 * w * s[2], w**2 * s[3])
+    k_uu, k_ru, k_rr = gram(*zip(u, u, strict=True)) + 1, gram(*zip(r, u, strict=True)), gram(*zip(r, r, strict=True))
+    kernel = ntk.infinite(problem_of(u=identity, r=laplacian), network(1, 1, "tanh").kernel_fn, {"u": x, "r": x})
+    errors = worst(kernel, np.block([[k_uu, k_ru.T], [k_ru, k_rr]]))
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
+# Against itself.
+
+
+def test_the_kernel_is_symmetric_and_positive_semidefinite():
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 20)[:, None]}
+    kernel = ntk.infinite(poisson_1d(), network(1, 1, "tanh").kernel_fn, points)
+    assert kernel.names == ("boundary", "residual") and kernel.sizes == (2, 20)
+    assert jnp.array_equal(kernel.matrix, kernel.matrix.T)
+    values = jnp.linalg.eigvalsh(kernel.matrix)
+    assert values[0] >= -1e-13 * values[-1]  # Rounding: the series is a sum of squares.
+
+
+def test_the_order_of_the_conditions_permutes_the_blocks():
+    problem, kernel_fn = poisson_1d(), network(1, 1, "erf").kernel_fn
+    kernel = ntk.infinite(problem, kernel_fn, POINTS)
+    other = ntk.infinite(problem._replace(conditions=dict(reversed(problem.conditions.items()))), kernel_fn, POINTS)
+    assert other.names == ("residual", "boundary")
+    for pair in [("residual", "boundary"), ("boundary", "residual"), ("residual", "residual")]:
+        # What is computed below the diagonal here is the transpose of a block there.
+        np.testing.assert_allclose(other[pair], kernel[pair], rtol=1e-13)
+
+
+def test_a_nonlinear_operator_has_the_kernel_of_its_hand_made_linearisation():
+    def burgers(u):
+        return lambda x: u(x) * partial(0)(u)(x) + partial(0, 0)(u)(x)
+
+    def field(x):
+        return jnp.sin(3 * x[0])
+
+    def linearised(h):
+        return lambda x: h(x) * 3 * jnp.cos(3 * x[0]) + field(x) * partial(0)(h)(x) + partial(0, 0)(h)(x)
+
+    points, kernel_fn = {"r": jnp.linspace(0, 1, 4)[:, None]}, network(1, 1, "erf").kernel_fn
+    kernel = ntk.infinite(problem_of(r=burgers), kernel_fn, points, field=field)
+    exact = ntk.infinite(problem_of(r=linearised), kernel_fn, points)
+    assert jnp.abs(kernel.matrix - exact.matrix).max() <= 1e-13 * jnp.abs(exact.matrix).max()
+    elsewhere = ntk.infinite(problem_of(r=burgers), kernel_fn, points, field=lambda x: jnp.cos(3 * x[0]))
+    assert jnp.abs(kernel.matrix - elsewhere.matrix).max() > 0.01 * jnp.abs(exact.matrix).max()
+
+
+def test_the_kernel_of_the_divergence_adds_up_the_components():
+    def divergence(u):
+        return lambda x: partial(0)(u)(x)[0] + partial(1)(u)(x)[1]
+
+    x = np.array([[0.2, 0.7], [0.9, 0.1]])
+    problem = problem_of(2, solution=lambda x: x, all=identity, div=divergence)
+    kernel = ntk.infinite(problem, network(2, 1, "erf").kernel_fn, {"all": x, "div": x})
+    axes = np.eye(2)
+    value = np.array([[quadrature.theta("erf", 1, p, q, axes[0], axes[0])[0, 0] for q in x] for p in x])
+    both = np.array([[sum(quadrature.theta("erf", 1, p, q, e, e)[1, 1] for e in axes) for q in x] for p in x])
+    mixed = np.array([[quadrature.theta("erf", 1, p, q, e, e)[0, 1] for q in x] for p in x for e in axes])
+    assert kernel.sizes == (4, 2)
+    np.testing.assert_allclose(kernel["all", "all"], np.kron(value, axes), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(kernel["div", "div"], both, rtol=1e-12)
+    np.testing.assert_allclose(kernel["all", "div"], mixed, rtol=1e-12)
+
+
+# As the limit of finite networks.
+
+
+def test_finite_kernels_approach_it_like_one_over_the_root_of_the_width():
+    problem = poisson_1d()
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 6)[:, None]}
+    limit = ntk.infinite(problem, network(1, 1, "tanh").kernel_fn, points).matrix
+    widths, seeds = np.array([64, 512, 4096]), jax.random.split(jax.random.key(0), 32)
+
+    def distance(width):
+        finite = mlp((1, width, 1), parameterization="ntk", bias_std=1.0)
+        kernels = jax.lax.map(lambda key: ntk.empirical(problem, finite.apply, finite.init(key), points).matrix, seeds)
+        return float(jnp.sqrt(jnp.mean(jnp.sum((kernels - limit) ** 2, (1, 2)) / jnp.sum(limit**2))))
+
+    distances = [distance(int(width)) for width in widths]
+    slope = np.polyfit(np.log(widths), np.log(distances), 1)[0]
+    assert abs(slope + 0.5) < 0.1, f"slope {slope:.2f}, distances {distances}"
+
+
+# Bad input.
+
+def test_a_network_without_a_limit_is_an_error():
+    with pytest.raises(ValueError, match='no infinite-width kernel.*parameterization="ntk"'):
+        ntk.infinite(poisson_1d(), mlp((1, 8, 1)).kernel_fn, POINTS)
+
+
+def test_without_float64_the_error_says_the_line_that_mends_it():
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r'jax.config.update\("jax_enable_x64", True\)'):
+        ntk.infinite(poisson_1d(), network(1, 1, "erf").kernel_fn, POINTS)
+
+
+def test_a_variance_of_zero_is_an_error():
+    with pytest.raises(ValueError, match="not finite.*bias_std > 0"):
+        ntk.infinite(poisson_1d(), network(1, 1, "tanh", bias_std=0.0).kernel_fn, POINTS)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda u: lambda x: u(x) ** 2,
+        lambda u: lambda x: partial(0, 0)(u)(x) + 1,
+        lambda u: lambda x: x[0] * u(x) ** 2,  # Linear at the first point,
+        lambda u: lambda x: partial(0, 0)(u)(x) - jnp.sin(jnp.pi * x[0]),  # and at both ends.
+    ],
+    ids=["square", "affine", "square away from 0", "affine inside"],
+)
+def test_a_nonlinear_operator_without_a_field_is_an_error(operator):
+    with pytest.raises(ValueError, match="'r' is not linear.*`field=`"):
+        points = {"r": jnp.array([[0.0], [1.0], [0.5]])}
+        ntk.infinite(problem_of(r=operator), network(1, 1, "erf").kernel_fn, points)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5000.0])
+def test_a_linear_operator_is_not_mistaken_for_a_nonlinear_one(scale):
+    def transport(u):  # Its value on waves of frequency (1, 2, 3) is rounding.
+        return lambda x: 0.3 * partial(0)(u)(x) - 0.1 * partial(2)(u)(x)
+
+    points = {"r": scale * jnp.array([[0.2, 0.1, 0.9]])}
+    assert ntk.infinite(problem_of(3, r=transport), network(3, 1, "erf").kernel_fn, points)["r", "r"] > 0
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        ({"residual": POINTS["residual"]}, "missing: .'boundary'"),
+        (POINTS | {"residual": jnp.ones((3, 2))}, r"must have shape \(n, 1\)"),
+        (POINTS | {"residual": jnp.ones((0, 1))}, "empty"),
+        (POINTS | {"residual": jnp.full((1, 1), jnp.nan)}, "NaN"),
+    ],
+)
+def test_points_that_do_not_fit_are_an_error(points, message):
+    with pytest.raises(ValueError, match=message):
+        ntk.infinite(poisson_1d(), network(1, 1, "erf").kernel_fn, points)

@@ -1,0 +1,171 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pinn_analysis.operators import identity, partial
+from pinn_analysis.problems import (
+    Condition,
+    Problem,
+    box,
+    faces,
+    grid,
+    helmholtz_2d,
+    poisson_1d,
+    relative_l2_error,
+    wave_1d,
+)
+
+# Each with a problem that differs in one number, whose solution must not do.
+MANUFACTURED = {
+    "poisson": (poisson_1d(), poisson_1d(a=4.01)),
+    "poisson a=1": (poisson_1d(a=1), poisson_1d(a=1.01)),
+    "helmholtz": (helmholtz_2d(), helmholtz_2d(a2=4.01)),
+    "helmholtz k=2.5": (helmholtz_2d(2, 3, k=2.5), helmholtz_2d(2, 3.01, k=2.5)),
+    "wave": (wave_1d(), wave_1d(c=2.01)),
+    "wave c=3": (wave_1d(a=1, c=3), wave_1d(a=1.01, c=3)),
+}
+
+
+UNIT_INTERVAL = jnp.zeros(1), jnp.ones(1)
+
+
+def largest(residuals):
+    return max(float(jnp.abs(r).max()) for r in residuals.values())
+
+
+@pytest.mark.parametrize("problem, other", MANUFACTURED.values(), ids=MANUFACTURED)
+def test_manufactured_solutions_have_no_residual(problem, other, key):
+    points = problem.sample(key, 64)
+    scale = jnp.abs(jax.vmap(partial(0, 0)(problem.solution))(points["residual"])).max()
+    assert largest(problem.residuals(problem.solution, points)) <= 1e-13 * scale
+    assert largest(problem.residuals(other.solution, points)) > 1e-5 * scale
+
+
+def test_the_data_are_those_of_the_papers():
+    x = jnp.array([0.31, 0.77])
+    poisson, helmholtz, wave = (p.conditions for p in (poisson_1d(), helmholtz_2d(), wave_1d()))
+    f = -16 * np.pi**2 * np.sin(4 * np.pi * x[0])
+    q = (1 - 17 * np.pi**2) * np.sin(np.pi * x[0]) * np.sin(4 * np.pi * x[1])
+    g = np.sin(np.pi * x[0]) + np.sin(4 * np.pi * x[0]) / 2
+    np.testing.assert_allclose(poisson["residual"].target(x[:1]), f, rtol=1e-12)
+    np.testing.assert_allclose(helmholtz["residual"].target(x), q, rtol=1e-12)
+    np.testing.assert_allclose(wave["initial"].target(x.at[1].set(0)), g, rtol=1e-12)
+    for condition in (helmholtz["boundary"], wave["boundary"], wave["initial_velocity"], wave["residual"]):
+        assert condition.target(x) == 0
+    np.testing.assert_allclose(wave["residual"].operator(lambda y: y[0] ** 2 + y[1] ** 2)(x), 2 - 4 * 2)
+
+
+def test_losses_are_mean_squares_of_the_residuals(key):
+    problem = poisson_1d(a=1)
+    points = problem.sample(key, {"boundary": 2, "residual": 5})
+    losses = problem.losses(lambda x: x[0] ** 2, points)  # u'' = 2, and u is 0 and 1 at the ends.
+    np.testing.assert_allclose(losses["boundary"], 0.5, rtol=1e-12)
+    x = points["residual"][:, 0]
+    np.testing.assert_allclose(losses["residual"], np.mean((2 + np.pi**2 * np.sin(np.pi * x)) ** 2), rtol=1e-12)
+
+
+def test_residuals_of_a_vector_valued_condition_are_flattened_point_by_point():
+    def value_and_slope(u):
+        return lambda x: jnp.stack([u(x), partial(0)(u)(x)])
+
+    both = Condition(value_and_slope, lambda x: jnp.array([1.0, 2.0]), box(*UNIT_INTERVAL))
+    problem = Problem("both", {"both": both}, UNIT_INTERVAL)
+    r = problem.residuals(lambda x: x[0] ** 2, {"both": jnp.array([[0.5], [1.0]])})["both"]
+    np.testing.assert_allclose(r, [0.25 - 1, 1 - 2, 1 - 1, 2 - 2], atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [1, 4, 130])
+def test_points_are_dealt_equally_to_the_faces_of_a_box(n, key):
+    low, high = jnp.array([-1.0, 0.0]), jnp.array([1.0, 3.0])
+    x = faces(low, high)(key, n)
+    assert x.shape == (n, 2) and bool(((x >= low) & (x <= high)).all())
+    counts = np.concatenate([(x == low).sum(0), (x == high).sum(0)])
+    assert counts.sum() == n and np.ptp(counts) <= 1
+
+
+def test_samplers_stay_on_their_faces_and_in_the_box(key):
+    sizes = {"boundary": 7, "initial": 5, "initial_velocity": 6, "residual": 9}
+    points = wave_1d().sample(key, sizes)
+    assert {name: x.shape for name, x in points.items()} == {name: (n, 2) for name, n in sizes.items()}
+    assert set(points["boundary"][:, 0].tolist()) == {0.0, 1.0}
+    assert (points["initial"][:, 1] == 0).all() and (points["initial_velocity"][:, 1] == 0).all()
+    free = points["residual"].ravel(), points["boundary"][:, 1], points["initial"][:, 0]
+    assert all(((x > 0) & (x < 1)).all() for x in free)
+
+
+def test_points_are_uniform_independent_and_repeatable(key):
+    problem, n = helmholtz_2d(), 4096
+    points = problem.sample(key, n)
+    x = points["residual"]
+    np.testing.assert_allclose(x.mean(0), 0, atol=4 / np.sqrt(3 * n))  # 4 deviations of the mean.
+    np.testing.assert_allclose((x**2).mean(0), 1 / 3, atol=4 * np.sqrt(4 / 45 / n))
+    assert jnp.array_equal(x, problem.sample(key, n)["residual"])
+    assert not jnp.array_equal(x, problem.sample(jax.random.key(1), n)["residual"])
+    start = wave_1d().sample(key, 8)
+    assert not jnp.array_equal(start["initial"], start["initial_velocity"])
+
+
+def test_the_grid_has_the_corners_and_varies_its_last_axis_first():
+    x = grid(wave_1d(), 3)
+    assert x.shape == (9, 2)
+    assert x[:4].tolist() == [[0, 0], [0, 0.5], [0, 1], [0.5, 0]] and x[-1].tolist() == [1, 1]
+    assert grid(poisson_1d(), 5)[:, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_relative_error_of_a_scaled_solution_is_the_scale_less_one():
+    problem = poisson_1d()
+    error = relative_l2_error(lambda x: 1.1 * problem.solution(x), problem.solution, grid(problem, 50))
+    np.testing.assert_allclose(error, 0.1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"boundary": 2}, r"missing: \['residual'\]"),
+        ({"boundary": 2, "residual": 3, "inital": 4}, r"unknown: \['inital'\]"),
+        ({"boundary": 0, "residual": 3}, "at least 1, got 0 for 'boundary'"),
+        (-1, "at least 1, got -1"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_conditions_are_an_error(sizes, message, key):
+    with pytest.raises(ValueError, match=message):
+        poisson_1d().sample(key, sizes)
+
+
+GOOD = jnp.linspace(0, 1, 3)[:, None]
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        ({"residual": GOOD}, r"missing: \['boundary'\]"),
+        ({"boundary": GOOD, "residual": GOOD, "bulk": GOOD}, r"unknown: \['bulk'\]"),
+        ({"boundary": GOOD, "residual": GOOD.repeat(2, 1)}, r"'residual' must have shape \(n, 1\), got \(3, 2\)"),
+        ({"boundary": GOOD[0], "residual": GOOD}, r"'boundary' must have shape .*`x\[None\]`"),
+        ({"boundary": GOOD[:0], "residual": GOOD}, "'boundary' are empty"),
+        ({"boundary": GOOD, "residual": GOOD.at[1].set(jnp.nan)}, "'residual' contain NaN"),
+        ({"boundary": GOOD, "residual": GOOD / 0}, "'residual' contain NaN or infinity"),
+    ],
+)
+def test_points_that_do_not_fit_the_conditions_are_an_error(points, message):
+    for evaluate in (poisson_1d().residuals, poisson_1d().losses):
+        with pytest.raises(ValueError, match=message):
+            evaluate(lambda x: x[0], points)
+
+
+def test_losses_can_be_compiled_and_differentiated(key):
+    problem = poisson_1d(a=1)
+    points = problem.sample(key, 4)
+
+    def loss(a, points):
+        return problem.losses(lambda x: a * problem.solution(x), points)["residual"]
+
+    gradient = jax.jit(jax.grad(loss))(2.0, points)  # (a - 1)² L(0), so the derivative is 2 L(0) at a = 2.
+    np.testing.assert_allclose(gradient, 2 * loss(0.0, points), rtol=1e-12)
+
+
+def test_a_problem_needs_nothing_but_conditions_and_a_box(key):
+    data = Condition(identity, lambda x: x[0], box(*UNIT_INTERVAL))
+    mine = Problem("mine", {"data": data}, UNIT_INTERVAL)
+    assert largest(mine.residuals(lambda x: x[0], mine.sample(key, 3))) == 0
