@@ -16,7 +16,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pinn_analysis.networks import Network
 from pinn_analysis.problems import Problem, check_points, grid, relative_l2_error
