@@ -40,7 +40,7 @@ def empirical(
             Jacobian.  ``"auto"`` takes the second where it pays (a matrix among the
             parameters has 100,000 entries or more) and neural-tangents is installed.
         batch_size: rows at a time, to bound the memory at ``2 · batch_size · p`` beside the
-            kernel; the Jacobian is computed anew ``n / (2 · batch_size)`` times.
+            kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
     Raises:
         ValueError: see `check_points`; parameters that are not floating-point or not finite.
@@ -197,7 +197,7 @@ def _trace(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
         return jax.lax.map(squared_norm, x, batch_size=32).sum()
 
 
-def _parts(x: Array, batch_size: int | None) -> Iterator[Array]:
+def _parts(x: ArrayLike, batch_size: int | None) -> Iterator[ArrayLike]:
     step = batch_size or len(x)
     return (x[i : i + step] for i in range(0, len(x), step))
 
@@ -205,7 +205,7 @@ def _parts(x: Array, batch_size: int | None) -> Iterator[Array]:
 def _check_params(params: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
-        if not jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating):
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             raise ValueError(
                 f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; "
                 "keep the rest out of them (`equinox.partition`, or a closure around `apply`)."
