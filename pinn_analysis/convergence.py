@@ -97,9 +97,12 @@ class Descent(NamedTuple):
         """Residuals of each term, ``(*steps.shape, n_i)``, from those at step 0.
 
         Raises:
-            ValueError: a negative number of steps, or ``r0`` that does not fit the kernel.
+            ValueError: a number of steps that is negative or not whole (modes above half the
+                largest learning rate change sign with each), or ``r0`` that does not fit the kernel.
         """
         steps = _not_negative(steps, "number of steps")
+        if not bool((steps == jnp.floor(steps)).all()):
+            raise ValueError(f"A number of steps must be whole, got {steps}; `gradient_flow` takes any time.")
         values = self.spectrum.values
         decay = self.rates ** steps[..., None]
         geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), self.learning_rate * steps[..., None])
