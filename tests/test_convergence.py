@@ -1,0 +1,209 @@
+"""Predictions against what happens: gradient descent itself, matrix exponentials, brute force.
+
+The model is linear in its parameters, random cosines of fixed frequency, so that its kernel is
+constant and nothing is left to approximate.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from pinn_analysis import convergence, ntk
+from pinn_analysis.ntk import KernelBlocks
+from pinn_analysis.problems import poisson_1d
+
+PROBLEM = poisson_1d(a=1)
+POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0.05, 0.9, 5)[:, None]}
+START = jax.random.normal(jax.random.key(0), (6,))
+WEIGHTS = {
+    "equal": None,
+    "unequal": {"boundary": 3.0, "residual": 0.02},
+    "no boundary": {"boundary": 0.0, "residual": 0.1},
+    "no residual": {"boundary": 2.0, "residual": 0.0},
+}
+
+
+def apply(params, x):
+    k = jnp.arange(6.0)
+    return params @ jnp.cos(k * x[0] + k**2)
+
+
+def residuals(params):
+    return PROBLEM.residuals(functools.partial(apply, params), POINTS)
+
+
+def stack(parts):
+    return np.concatenate([parts[name] for name in PROBLEM.conditions], -1)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    return ntk.empirical(PROBLEM, apply, START, POINTS)
+
+
+@pytest.fixture(scope="module")
+def r0():
+    return residuals(START)
+
+
+def descend(learning_rate, steps, weights, start=START):
+    """Residuals after 0, 1, ... steps of gradient descent on the weighted losses."""
+    weights = weights or dict.fromkeys(PROBLEM.conditions, 1.0)
+
+    def loss(params):
+        losses = PROBLEM.losses(functools.partial(apply, params), POINTS)
+        return sum(weights[name] * value for name, value in losses.items())
+
+    def step(params, _):
+        return params - learning_rate * jax.grad(loss)(params), residuals(params)
+
+    return jax.jit(lambda params: jax.lax.scan(step, params, length=steps + 1)[1])(start)
+
+
+def generator(kernel, weights):
+    """``2 K D``, the matrix of the equation, which is not symmetric."""
+    weights = weights or {"boundary": 1, "residual": 1}
+    return 2 * np.asarray(kernel.matrix) * np.repeat([weights["boundary"] / 2, weights["residual"] / 5], [2, 5])
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_predicted_descent_is_what_gradient_descent_does(kernel, r0, weights):
+    learning_rate = 0.9 * convergence.max_learning_rate(kernel, weights)
+    descent = convergence.gradient_descent(kernel, learning_rate, weights)
+    steps = np.array([0, 1, 2, 7, 100, 300])
+    run = {name: r[steps] for name, r in descend(learning_rate, 300, weights).items()}
+    predicted = descent.residuals(r0, steps)
+    for name in PROBLEM.conditions:
+        np.testing.assert_allclose(predicted[name], run[name], atol=1e-10 * np.abs(stack(r0)).max())
+        np.testing.assert_allclose(descent.losses(r0, steps)[name], np.mean(run[name] ** 2, -1), rtol=1e-8, atol=1e-20)
+    other = convergence.gradient_descent(kernel, 0.8 * learning_rate, weights).residuals(r0, steps)
+    assert max(np.abs(other[name] - run[name]).max() for name in run) > 1e-3
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_gradient_flow_is_the_matrix_exponential(kernel, r0, weights):
+    flow, a = convergence.gradient_flow(kernel, weights), generator(kernel, weights)
+    times = np.array([0, 0.3, 5]) / np.linalg.eigvals(a).real.max()
+    exact = np.stack([scipy.linalg.expm(-a * t) @ stack(r0) for t in times])
+    np.testing.assert_allclose(stack(flow.residuals(r0, times)), exact, atol=1e-11 * np.abs(exact).max())
+    np.testing.assert_allclose(flow.losses(r0, times[1])["residual"], np.mean(exact[1, 2:] ** 2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS["unequal"], WEIGHTS["no boundary"]], ids=["unequal", "no boundary"])
+def test_rates_and_modes_are_those_of_the_equation(kernel, weights):
+    flow, a = convergence.gradient_flow(kernel, weights), generator(kernel, weights)
+    exact = np.sort(np.linalg.eigvals(a).real)
+    np.testing.assert_allclose(flow.rates, exact, atol=1e-12 * exact[-1])
+    np.testing.assert_allclose(flow.modes.T @ flow.modes, np.eye(7), atol=1e-12)
+    descent = convergence.gradient_descent(kernel, 0.5 / exact[-1], weights)
+    np.testing.assert_allclose(descent.rates, 1 - 0.5 * exact / exact[-1], atol=1e-12)
+
+
+def test_descent_approaches_the_flow_at_first_order(kernel, r0):
+    time, steps = 4 / convergence.gradient_flow(kernel).rates[-1], np.array([32, 64, 128, 256])
+    exact = stack(convergence.gradient_flow(kernel).residuals(r0, time))
+    errors = [
+        np.linalg.norm(stack(convergence.gradient_descent(kernel, float(time / n)).residuals(r0, n)) - exact)
+        for n in steps
+    ]
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert abs(order - 1) < 0.1, f"order {order:.2f}, errors {errors}"
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS["equal"], WEIGHTS["unequal"]], ids=["equal", "unequal"])
+def test_descent_converges_below_the_largest_learning_rate_and_diverges_above(kernel, weights):
+    largest = convergence.max_learning_rate(kernel, weights)
+    below, above = (np.abs(stack(descend(factor * largest, 2000, weights))).max(-1) for factor in (0.99, 1.01))
+    assert below[-1] < below[0]
+    assert above[-1] > 1e6 * above[0]  # The top mode alone grows like 1.02^2000 = 1e17.
+    convergence.gradient_descent(kernel, 0.99 * largest, weights)
+    with pytest.raises(ValueError, match=f"at most {largest:.6g}, .* stops converging; got"):
+        convergence.gradient_descent(kernel, 1.01 * largest, weights)
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("weights", [WEIGHTS["equal"], {"boundary": 300.0, "residual": 1.0}], ids=["equal", "unequal"])
+def test_steps_to_a_tolerance_are_the_first_at_which_it_holds(kernel, r0, tolerance, weights):
+    learning_rate = 0.5 * convergence.max_learning_rate(kernel, weights)
+    count = 20_000
+    power, r, norms = np.eye(7) - learning_rate * generator(kernel, weights), stack(r0), []
+    for _ in range(count):
+        norms.append([np.linalg.norm(r[:2]), np.linalg.norm(r[2:])])
+        r = power @ r
+    norms = np.array(norms)
+    steps = convergence.steps_to(kernel, r0, tolerance, learning_rate=learning_rate, weights=weights)
+    for name, norm in zip(PROBLEM.conditions, norms.T, strict=True):
+        holds = norm <= tolerance * norm[0]
+        assert steps[name] == (np.argmax(holds) if holds.any() else np.inf) or steps[name] > count
+        if np.isfinite(steps[name]) and steps[name] < count:
+            assert holds[int(steps[name])] and not holds[int(steps[name]) - 1]
+
+
+def test_steps_to_what_is_never_reached_are_infinite():
+    kernel = KernelBlocks(jnp.diag(jnp.array([1.0, 1.0, 0.0])), ("u", "r"), (1, 2))
+    r0 = {"u": jnp.array([1.0]), "r": jnp.array([1.0, 1.0])}  # A third of the kernel's rows never move.
+    steps = convergence.steps_to(kernel, r0, 0.5, learning_rate=0.1)
+    assert steps["u"] == np.ceil(np.log(0.5) / np.log(0.8)) and steps["r"] == np.inf
+    assert np.isfinite(convergence.steps_to(kernel, r0, 0.71, learning_rate=0.1)["r"])  # 1 / √2 is.
+
+
+def test_average_rates_are_traces_over_rows(kernel):
+    rates = convergence.rates(kernel)
+    np.testing.assert_allclose(rates["boundary"], np.diag(kernel.matrix)[:2].mean(), rtol=1e-14)
+    np.testing.assert_allclose(rates["residual"], np.diag(kernel.matrix)[2:].mean(), rtol=1e-14)
+
+
+def test_a_kernel_that_is_zero_moves_nothing():
+    kernel, r0 = KernelBlocks(jnp.zeros((2, 2)), ("u",), (2,)), {"u": jnp.array([1.0, 2.0])}
+    assert convergence.max_learning_rate(kernel) == np.inf
+    np.testing.assert_array_equal(convergence.gradient_flow(kernel).residuals(r0, 3.0)["u"], r0["u"])
+    np.testing.assert_array_equal(convergence.gradient_descent(kernel, 0.1).residuals(r0, 3)["u"], r0["u"])
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"boundary": -1.0, "residual": 1.0}, "not negative, got -1.0 for 'boundary'"),
+        ({"boundary": 1.0, "residual": np.nan}, "finite"),
+        ({"boundary": 1.0, "residual": np.inf}, "finite"),
+        ({"boundary": 1.0}, r"\['boundary', 'residual'\]; got \['boundary'\]"),
+        ({"boundary": 1.0, "residual": 1.0, "bulk": 1.0}, "'bulk'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_an_error(kernel, r0, weights, message):
+    for call in (
+        lambda: convergence.gradient_flow(kernel, weights),
+        lambda: convergence.gradient_descent(kernel, 1e-6, weights),
+        lambda: convergence.max_learning_rate(kernel, weights),
+        lambda: convergence.steps_to(kernel, r0, 0.1, learning_rate=1e-6, weights=weights),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_times_and_rates_out_of_range_are_an_error(kernel, r0):
+    with pytest.raises(ValueError, match="time cannot be negative or NaN, got -1"):
+        convergence.gradient_flow(kernel).residuals(r0, jnp.array([0.0, -1.0]))
+    with pytest.raises(ValueError, match="time cannot be negative or NaN"):
+        convergence.gradient_flow(kernel).losses(r0, jnp.nan)
+    with pytest.raises(ValueError, match="number of steps cannot be negative"):
+        convergence.gradient_descent(kernel, 1e-6).residuals(r0, -1)
+    with pytest.raises(ValueError, match="must be whole"):
+        convergence.gradient_descent(kernel, 1e-6).losses(r0, 2.5)
+    for learning_rate in (0, -1e-6, np.nan):
+        with pytest.raises(ValueError, match="`learning_rate` must be positive"):
+            convergence.gradient_descent(kernel, learning_rate)
+    for tolerance in (0, 1, -0.1, np.nan):
+        with pytest.raises(ValueError, match="`tolerance` is relative"):
+            convergence.steps_to(kernel, r0, tolerance, learning_rate=1e-6)
+
+
+def test_residuals_that_do_not_fit_the_kernel_are_an_error(kernel, r0):
+    with pytest.raises(ValueError, match="one vector a term"):
+        convergence.gradient_flow(kernel).residuals({"boundary": r0["boundary"]}, 1.0)
+    with pytest.raises(ValueError, match="one vector a term"):
+        convergence.steps_to(kernel, {"boundary": r0["residual"], "residual": r0["boundary"]}, 0.1, learning_rate=1e-6)
