@@ -100,6 +100,9 @@ def train(
         raise ValueError(f"`steps` and `record_every` must be at least 1, got {steps} and {record_every}.")
     if points is not None:
         check_points(problem, points)
+        points = {name: jnp.asarray(x) for name, x in points.items()}
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # Of the old kind, `jax.random.PRNGKey`.
     optimizer = adam() if optimizer is None else optimizer
     weighting = fixed() if weighting is None else weighting
 
