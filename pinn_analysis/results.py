@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 # `book/results` of the checkout, which the package is installed from in editable mode.
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "results"
 FORMAT = 1  # Raised when files of before can no longer be read.
-_RESERVED = "provenance"
+_TAKEN = ("provenance", "file", "allow_pickle")  # The last two by `numpy.savez_compressed`.
 
 
 def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER, **arrays: np.ndarray) -> Path:
@@ -28,14 +27,14 @@ def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER
         arrays: what to store; keep a file under a megabyte.
 
     Raises:
-        ValueError: an array is named ``provenance``, or holds Python objects.
+        ValueError: an array is named ``provenance``, ``file`` or ``allow_pickle``, or holds Python objects.
     """
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for key, value in arrays.items():
-        if key == _RESERVED or value.dtype.hasobject:
+        if key in _TAKEN or value.dtype.hasobject:
             raise ValueError(
                 f"`{key}` cannot be stored: "
-                + ("the name is taken." if key == _RESERVED else f"dtype is {value.dtype}.")
+                + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
             )
     provenance = {
         "format": FORMAT,
@@ -52,7 +51,7 @@ def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER
     path, part = folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.part"
     try:
         with part.open("wb") as file:
-            np.savez_compressed(file, **{_RESERVED: np.array(json.dumps(provenance))}, **arrays)
+            np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -72,10 +71,10 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
         have = sorted(file.stem for file in folder.glob("*.npz"))
         raise FileNotFoundError(f"No results {name!r} in {folder}, which has {have}; {make}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        provenance = json.loads(str(arrays.pop(_RESERVED)))
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        provenance = dict(json.loads(str(arrays.pop("provenance"))))
+    except Exception as error:  # A damaged archive can raise anything.
         raise ValueError(f"{path} is truncated, or not written by `results.save` ({error}); {make}") from error
     if provenance.get("format") != FORMAT:
         raise ValueError(f"{path} has format {provenance.get('format')}, this version reads {FORMAT}; {make}")
@@ -83,12 +82,13 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
 
 
 def describe(provenance: dict) -> str:
-    """One line for the reader: device, time, versions, commit."""
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    minutes = provenance["seconds"] / 60
+    """One line for the reader: device, wall time, version of JAX, commit."""
     commit, _, dirty = provenance["commit"].partition("-")
     changed = " with changes" if dirty else ""
-    return f"run on {provenance['device']} in {minutes:.1f} min with {versions}, commit {commit[:9]}{changed}"
+    return (
+        f"{provenance['device']}, {provenance['seconds'] / 60:.1f} min, jax {provenance['versions']['jax']}, "
+        f"commit {commit[:9]}{changed}"
+    )
 
 
 def device() -> str:

@@ -14,7 +14,6 @@ import time
 import jax
 import numpy as np
 import optax
-
 from pinn_analysis import networks, problems, results, training
 
 FREQUENCIES = (1, 2, 4, 8, 16)  # Table 1.

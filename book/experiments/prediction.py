@@ -16,7 +16,6 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-
 from pinn_analysis import convergence, networks, ntk, problems, results
 
 WIDTHS = (64, 256, 1024, 4096, 16384)

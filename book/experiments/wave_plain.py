@@ -11,7 +11,6 @@ import time
 
 import jax
 import numpy as np
-
 from pinn_analysis import networks, problems, results, training, weighting
 
 DEPTH = 5  # "five hidden layers", Fig. 6.
