@@ -82,13 +82,12 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
 
 
 def describe(provenance: dict) -> str:
-    """One line for the reader: device, wall time, version of JAX, commit."""
+    """One line for the reader: device, time, versions, commit."""
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    minutes = provenance["seconds"] / 60
     commit, _, dirty = provenance["commit"].partition("-")
     changed = " with changes" if dirty else ""
-    return (
-        f"{provenance['device']}, {provenance['seconds'] / 60:.1f} min, jax {provenance['versions']['jax']}, "
-        f"commit {commit[:9]}{changed}"
-    )
+    return f"run on {provenance['device']} in {minutes:.1f} min with {versions}, commit {commit[:9]}{changed}"
 
 
 def device() -> str:
