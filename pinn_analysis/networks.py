@@ -215,6 +215,7 @@ def standardized(network: Network, low: ArrayLike, high: ArrayLike) -> Network:
         return (x - mean.astype(x.dtype)) / std.astype(x.dtype)
 
     def apply(params: PyTree, x: Float[Array, " d"]) -> Array:
+        _check_point(x, low.size)
         return network.apply(params, scale(x))
 
     def kernel_fn(x1: Array, x2: Array | None = None, get: Any = None) -> Any:

@@ -33,8 +33,7 @@ def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER
     for key, value in arrays.items():
         if key in _TAKEN or value.dtype.hasobject:
             raise ValueError(
-                f"`{key}` cannot be stored: "
-                + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
+                f"`{key}` cannot be stored: " + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
             )
     provenance = {
         "format": FORMAT,
@@ -82,12 +81,13 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
 
 
 def describe(provenance: dict) -> str:
-    """One line for the reader: device, time, versions, commit."""
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    minutes = provenance["seconds"] / 60
+    """One line for the reader: device, wall time, version of JAX, commit."""
     commit, _, dirty = provenance["commit"].partition("-")
     changed = " with changes" if dirty else ""
-    return f"run on {provenance['device']} in {minutes:.1f} min with {versions}, commit {commit[:9]}{changed}"
+    return (
+        f"{provenance['device']}, {provenance['seconds'] / 60:.1f} min, jax {provenance['versions']['jax']}, "
+        f"commit {commit[:9]}{changed}"
+    )
 
 
 def device() -> str:

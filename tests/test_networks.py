@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from pinn_analysis.networks import mlp, standardized
+from pinn_analysis.networks import mlp, modified_mlp, standardized
 
 ACTIVATIONS = {
     "tanh": np.tanh,
@@ -119,3 +119,25 @@ def test_a_point_of_the_wrong_width_is_an_error(network, key):
 def test_a_box_without_volume_cannot_be_standardised():
     with pytest.raises(ValueError, match="`high` must be above `low`"):
         standardized(mlp((2, 4, 1)), np.zeros(2), np.array([1.0, 0.0]))
+
+
+def test_the_improved_architecture_computes_its_formula(key):
+    network = modified_mlp((2, 5, 5, 1))
+    params, x = network.init(key), jnp.array([0.3, -2.0])
+
+    def dense(layer, x):
+        return np.asarray(layer["weight"]).T @ x + np.asarray(layer["bias"])
+
+    u, v = (np.tanh(dense(layer, x)) for layer in params["encoders"])
+    h = np.asarray(x)
+    for layer in params["layers"][:-1]:
+        z = np.tanh(dense(layer, h))
+        h = z * u + (1 - z) * v
+    np.testing.assert_allclose(network.apply(params, x), dense(params["layers"][-1], h)[0], rtol=1e-12)
+    assert len(params["layers"]) == 3  # No ungated layer beside those of `sizes`.
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 5, 6, 1)])
+def test_gates_need_hidden_layers_of_one_width(sizes):
+    with pytest.raises(ValueError, match="hidden layers, all of the same width"):
+        modified_mlp(sizes)

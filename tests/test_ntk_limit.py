@@ -168,6 +168,7 @@ def test_finite_kernels_approach_it_like_one_over_the_root_of_the_width():
 
 # Bad input.
 
+
 def test_a_network_without_a_limit_is_an_error():
     with pytest.raises(ValueError, match='no infinite-width kernel.*parameterization="ntk"'):
         ntk.infinite(poisson_1d(), mlp((1, 8, 1)).kernel_fn, POINTS)

@@ -11,6 +11,7 @@ from pinn_analysis.problems import (
     faces,
     grid,
     helmholtz_2d,
+    klein_gordon,
     poisson_1d,
     relative_l2_error,
     wave_1d,
@@ -19,6 +20,7 @@ from pinn_analysis.problems import (
 # Each with a problem that differs in one number, whose solution must not do.
 MANUFACTURED = {
     "poisson": (poisson_1d(), poisson_1d(a=4.01)),
+    "klein-gordon": (klein_gordon(), wave_1d()),
     "poisson a=1": (poisson_1d(a=1), poisson_1d(a=1.01)),
     "helmholtz": (helmholtz_2d(), helmholtz_2d(a2=4.01)),
     "helmholtz k=2.5": (helmholtz_2d(2, 3, k=2.5), helmholtz_2d(2, 3.01, k=2.5)),
