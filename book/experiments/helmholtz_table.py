@@ -11,8 +11,9 @@ fewer.  A GPU is used where there is one.  With `--k 2 --widths 50 --depths 5` a
 import argparse
 import itertools
 
-from first_paper import MODELS, fill, settings
 from pinn_analysis import problems
+
+from first_paper import MODELS, fill, settings
 
 # The boundary loss of the authors' code is the sum of four edge means of 128 points each; here
 # it is one mean over 512 points, a quarter of that.  Algorithm 1 finds its weight either way.

@@ -9,8 +9,9 @@ fewer.  A GPU is used where there is one.
 import argparse
 import itertools
 
-from first_paper import MODELS, fill, settings
 from pinn_analysis import problems
+
+from first_paper import MODELS, fill, settings
 
 WIDTH, DEPTH = 50, 5  # "5 layers x 50", and five hidden layers in the code too.
 BATCH_SIZE = {"boundary": 256, "initial": 128, "initial_velocity": 128, "residual": 128}
