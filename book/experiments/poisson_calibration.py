@@ -19,7 +19,7 @@ from pinn_analysis import networks, problems, results, training, weighting
 
 FREQUENCY, WIDTH, POINTS = 4, 100, 100  # Sec. 7.2; N_b = N_r = 100.
 LEARNING_RATE = 1e-5
-BOUNDARY_WEIGHTS = (1, 10, 50, 100, 200, 500)  # The range of Fig. 5.
+BOUNDARY_WEIGHTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # Fig. 5 has 1 to 500.
 RECORD_EVERY = 1000
 
 
