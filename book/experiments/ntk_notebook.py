@@ -139,8 +139,8 @@ def main(seeds: int) -> None:
         "learning_rate": np.full(cells, np.nan),
         "top": np.full((*cells, 2), np.nan),  # Largest eigenvalue of K and of K_uu, at the start.
         "share_last": np.full(cells, np.nan),  # Of the last layer's weights in the trace.
-        "paper_path": np.full((2, len(RECORDS), len(PATH)), np.nan),  # 40,000 steps, seed 0, both parametrisations.
-        "paper_errors": np.full((2, 2), np.nan),
+        "paper_path": np.full((len(RECORDS), len(PATH)), np.nan),  # The notebook itself: 40,000 steps, seed 0.
+        "paper_errors": np.full(2, np.nan),
     }
     config = {
         "activation": "tanh", "widths": WIDTHS, "cases": CASES, "seeds": list(range(seeds)), "time": TIME,
@@ -170,9 +170,9 @@ def main(seeds: int) -> None:
                 arrays["path"][at], arrays["errors"][at], arrays["learning_rate"][at] = run["path"], run["errors"], rate
                 arrays["top"][at] = [np.linalg.eigvalsh(k)[-1] for k in (run["start"], run["start"][:2, :2])]
                 arrays["share_last"][at] = np.trace(run["last"]) / np.trace(run["start"])
-                if (width, seed) == (WIDTH, 0) and j < 2:
+                if (width, seed, j) == (WIDTH, 0, 0):
                     slow = train(problem, nets[name].apply, starts[name], rate / 4, 4 * STEPS)
-                    arrays["paper_path"][j], arrays["paper_errors"][j] = slow["path"], slow["errors"]
+                    arrays["paper_path"][:], arrays["paper_errors"][:] = slow["path"], slow["errors"]
                 print(width, *CASES[j][:4], seed, round(time.perf_counter() - begin), run["errors"], flush=True)
             small = {key: values.astype(np.float32) for key, values in arrays.items()}
             results.save("ntk_notebook", config, seconds=time.perf_counter() - begin, **small)

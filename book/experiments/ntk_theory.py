@@ -134,6 +134,16 @@ PATH = (*NORMS, "theta", "theta_relative", "theta_max", "miss_initial", "miss_li
 END = ("integral_boundary", "integral_residual", "largest_start", "largest_end", "error", "steps")
 
 
+def resume(arrays: dict[str, np.ndarray], config: dict) -> None:
+    """Fill what is missing from the stored file, if it is of the same configuration."""
+    if not (results.FOLDER / "ntk_theory.npz").exists():
+        return
+    stored, how = results.load("ntk_theory")
+    if how["config"] == config:
+        for name, values in arrays.items():
+            arrays[name] = np.where(np.isnan(values), stored[name], values)
+
+
 def main(layers: list[int], widest: int, runs: int) -> None:
     config = {
         "problem": "poisson_1d", "a": 1, "layers": [1, 3], "activation": "tanh", "parameterization": "ntk",
@@ -150,11 +160,8 @@ def main(layers: list[int], widest: int, runs: int) -> None:
         "limit": np.full((2, 3, 30), np.nan),
         "paper_step": np.full((2, count, len(PATH)), np.nan),  # Width 100, seed 0: the paper's step, and ours.
     }
-    seconds = 0.0
-    if (results.FOLDER / "ntk_theory.npz").exists():
-        stored, how = results.load("ntk_theory")
-        if how["config"] == config:
-            arrays, seconds = {name: stored[name].astype(float) for name in arrays}, how["seconds"]
+    resume(arrays, config)
+    seconds = results.load("ntk_theory")[1]["seconds"] if np.isfinite(arrays["initial"]).any() else 0.0
     problem = problems.poisson_1d(a=1)
     for i, depth in enumerate((1, 3)):
         if depth not in layers:
@@ -180,6 +187,7 @@ def main(layers: list[int], widest: int, runs: int) -> None:
                     slow = flow(problem, network.apply, params, descend, limit, 0)
                     arrays["paper_step"][:] = slow["path"], run["path"]
             seconds += time.perf_counter() - start
+            resume(arrays, config)  # One process may do one layer while another does three.
             small = {name: values.astype(np.float32) for name, values in arrays.items()}
             results.save("ntk_theory", config, seconds=seconds, widths=np.array(WIDTHS), **small)
             print(depth, width, round(seconds), flush=True)
