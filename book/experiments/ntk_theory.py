@@ -5,7 +5,7 @@
 How far the kernel of a random network is from its limit, and how far it moves over the
 paper's 10,000 steps of gradient descent.  Their step is far below the stable one, so they
 follow the gradient flow up to the time 0.1; so do we, with fewer steps (the run at width 100
-that takes all 10,000 is stored beside them).  The file is written after every width, and
+that takes all 10,000 is stored beside them).  The file is written after every run, and
 cells that are in it are not run again.
 """
 
@@ -134,14 +134,16 @@ PATH = (*NORMS, "theta", "theta_relative", "theta_max", "miss_initial", "miss_li
 END = ("integral_boundary", "integral_residual", "largest_start", "largest_end", "error", "steps")
 
 
-def resume(arrays: dict[str, np.ndarray], config: dict) -> None:
-    """Fill what is missing from the stored file, if it is of the same configuration."""
+def resume(arrays: dict[str, np.ndarray], config: dict) -> float:
+    """Fill what is missing from the stored file, if it is of this configuration; the seconds it took."""
     if not (results.FOLDER / "ntk_theory.npz").exists():
-        return
+        return 0.0
     stored, how = results.load("ntk_theory")
-    if how["config"] == config:
-        for name, values in arrays.items():
-            arrays[name] = np.where(np.isnan(values), stored[name], values)
+    if how["config"] != config:
+        return 0.0
+    for name, values in arrays.items():
+        arrays[name] = np.where(np.isnan(values), stored[name], values)
+    return how["seconds"]
 
 
 def main(layers: list[int], widest: int, runs: int) -> None:
@@ -160,8 +162,14 @@ def main(layers: list[int], widest: int, runs: int) -> None:
         "limit": np.full((2, 3, 30), np.nan),
         "paper_step": np.full((2, count, len(PATH)), np.nan),  # Width 100, seed 0: the paper's step, and ours.
     }
-    resume(arrays, config)
-    seconds = results.load("ntk_theory")[1]["seconds"] if np.isfinite(arrays["initial"]).any() else 0.0
+    begin, before = time.perf_counter(), resume(arrays, config)
+
+    def keep() -> None:
+        resume(arrays, config)  # One process may do one layer while another does three.
+        small = {name: values.astype(np.float32) for name, values in arrays.items()}
+        seconds = before + time.perf_counter() - begin
+        results.save("ntk_theory", config, seconds=seconds, widths=np.array(WIDTHS), **small)
+
     problem = problems.poisson_1d(a=1)
     for i, depth in enumerate((1, 3)):
         if depth not in layers:
@@ -170,7 +178,7 @@ def main(layers: list[int], widest: int, runs: int) -> None:
         limit = ntk.infinite(problem, of_width(1).kernel_fn, POINTS)
         arrays["limit"][i] = eigenvalues(limit)
         for j, width in enumerate(w for w in WIDTHS if w <= widest):
-            network, start = of_width(width), time.perf_counter()
+            network = of_width(width)
             descend = stepper(problem, network.apply)
             for seed in range(max(INITIAL[depth][width], runs)):
                 params = network.init(jax.random.key(seed))
@@ -186,11 +194,9 @@ def main(layers: list[int], widest: int, runs: int) -> None:
                 if (depth, width, seed) == (1, 100, 0):
                     slow = flow(problem, network.apply, params, descend, limit, 0)
                     arrays["paper_step"][:] = slow["path"], run["path"]
-            seconds += time.perf_counter() - start
-            resume(arrays, config)  # One process may do one layer while another does three.
-            small = {name: values.astype(np.float32) for name, values in arrays.items()}
-            results.save("ntk_theory", config, seconds=seconds, widths=np.array(WIDTHS), **small)
-            print(depth, width, round(seconds), flush=True)
+                keep()
+                print(depth, width, seed, f"{time.perf_counter() - begin:.0f} s", flush=True)
+            keep()
 
 
 if __name__ == "__main__":
