@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from pinn_analysis import gradients, ntk
+from pinn_analysis import convergence, gradients, ntk
 from pinn_analysis.problems import Problem
 from pinn_analysis.weighting import Weighting
 
@@ -81,7 +81,7 @@ def mean_diagonal(state: State) -> Weights:
     ``n`` for all terms both are `ntk_trace`.  (jaxpi has since added ``1e-5 mean(c)`` to the
     denominator, which bounds the weights.)
     """
-    return _inverse({name: jnp.trace(k) / len(k) for name, k in _blocks(state)}, jnp.mean)
+    return _inverse(convergence.rates(state.kernel), jnp.mean)
 
 
 def largest_eigenvalue(state: State) -> Weights:
@@ -89,7 +89,8 @@ def largest_eigenvalue(state: State) -> Weights:
 
     Not of a library: the textbook's alternative, for comparison.
     """
-    return _inverse({name: jnp.linalg.eigvalsh(k)[-1] / len(k) for name, k in _blocks(state)}, jnp.sum)
+    sizes = zip(state.kernel.names, state.kernel.sizes, strict=True)
+    return _inverse({name: jnp.linalg.eigvalsh(state.kernel[name, name])[-1] / n for name, n in sizes}, jnp.sum)
 
 
 def summed_kernel(state: State, reference: str = "residual") -> Weights:
@@ -99,11 +100,10 @@ def summed_kernel(state: State, reference: str = "residual") -> Weights:
     over all others together, which share a weight.  Assumes that the kernel acts on residuals
     of one sign; grows like ``n²``, and changes if an equation is multiplied by -1 at some points.
     """
-    kernel, where = state.kernel, state.kernel.slices()[_checked(state, reference)]
-    is_reference = np.zeros(len(kernel.matrix))
-    is_reference[where] = 1
-    sums = [jnp.vdot(one, jnp.matmul(kernel.matrix, one)) for one in (is_reference, 1 - is_reference)]
-    return {name: sum(sums) / sums[0 if name == reference else 1] for name in kernel.names}
+    kernel, reference = state.kernel, _checked(state, reference)
+    inside = np.repeat([name == reference for name in kernel.names], kernel.sizes)
+    sums = [jnp.sum(kernel.matrix, where=np.outer(rows, rows)) for rows in (inside, ~inside)]
+    return {name: sum(sums) / sums[name != reference] for name in kernel.names}
 
 
 # Of the kernel along the residual.
@@ -273,10 +273,6 @@ def as_weighting(formula: Callable[[State], Weights], *, every: int = 100, decay
         return weights, (weights, count + 1)
 
     return Weighting(init, update)
-
-
-def _blocks(state: State) -> list[tuple[str, Array]]:
-    return [(name, state.kernel[name, name]) for name in state.kernel.names]
 
 
 def _flat(state: State) -> dict[str, Array]:
