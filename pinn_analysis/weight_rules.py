@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 
 from pinn_analysis import convergence, gradients, ntk
 from pinn_analysis.problems import Problem
-from pinn_analysis.weighting import Weighting
+from pinn_analysis.weighting import Weighting, _moving
 
 
 class State(NamedTuple):
@@ -253,26 +253,7 @@ def as_weighting(formula: Callable[[State], Weights], *, every: int = 100, decay
     Raises:
         ValueError: a ``decay`` outside [0, 1), or ``every`` below 1.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
-    if every < 1:
-        raise ValueError(f"`every` must be at least 1, got {every}.")
-
-    def init(problem: Problem) -> tuple[Weights, Array]:
-        return {name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int)
-
-    def update(state: tuple, problem: Problem, apply: Callable, params: PyTree, points: Mapping) -> tuple:
-        weights, count = state
-
-        def move() -> Weights:
-            aims = formula(measure(problem, apply, params, points))
-            moved = {name: decay * old + (1 - decay) * aims[name] for name, old in weights.items()}
-            return {name: jnp.where(jnp.isfinite(new), new, weights[name]) for name, new in moved.items()}
-
-        weights = jax.lax.cond(count % every == 0, move, lambda: weights)
-        return weights, (weights, count + 1)
-
-    return Weighting(init, update)
+    return _moving(lambda weights, *now: formula(measure(*now)), decay, every, None)
 
 
 def _flat(state: State) -> dict[str, Array]:

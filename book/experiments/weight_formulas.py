@@ -1,18 +1,16 @@
 """What each formula for loss weights does to training: Helmholtz and the wave equation.
 
-    python book/experiments/weight_formulas.py [--steps 10000] [--seeds 1] [--width 50]
+    python book/experiments/weight_formulas.py [--problems helmholtz_2d wave_1d] [--steps 10000]
+        [--seeds 3] [--width 50]
 
 All formulas of `weight_rules` from the same parameters on the same points, updated every 100
 steps with 0.9 of the old weight, so that nothing but the formula differs; and no weights.
-Each run is kept in a folder of temporary files, so an interrupted experiment goes on.
+One record a run; what is stored already is not run again, and more steps replace fewer.
 """
 
 import argparse
 import functools
-import hashlib
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,42 +77,38 @@ def flatten(history: dict, terms: list[str]) -> dict[str, np.ndarray]:
     """Arrays ``(record,)``, ``(record, term)``, ``(record, formula, term)``."""
     by_term = {name: np.stack([history[name][term] for term in terms], -1) for name in ("losses", "weights")}
     table = [np.stack([history["table"][formula][term] for term in terms], -1) for formula in FORMULAS]
-    return {"error": np.asarray(history["error"]), **by_term, "table": np.stack(table, 1)}
+    arrays = {"error": history["error"], **by_term, "table": np.stack(table, 1)}
+    return {name: np.float32(array) for name, array in arrays.items()}
 
 
-def main(steps: int, seeds: int, width: int) -> None:
-    folder = Path(tempfile.gettempdir()) / "pinn-analysis-weight_formulas"
-    folder.mkdir(exist_ok=True)
-    arrays, seconds = {}, 0.0
-    for name, problem in PROBLEMS.items():
-        run, cells = trainer(problem, width, steps), {}
-        for seed in range(seeds):
-            for index, rule in enumerate(RULES):
-                cell = repr((name, rule, seed, steps, width, DEPTH, BATCH_SIZE, EVERY, DECAY, RECORD_EVERY))
-                path = folder / f"{hashlib.sha256(cell.encode()).hexdigest()[:16]}.npz"
-                if not path.exists():
-                    start = time.perf_counter()
-                    history = flatten(run(index, jax.random.key(seed)), list(problem.conditions))
-                    np.savez(path, seconds=time.perf_counter() - start, **history)
-                cells[rule, seed] = np.load(path)
-                seconds += float(cells[rule, seed]["seconds"])
-        for what in ("error", "losses", "weights"):  # (rule, seed, record, ...)
-            rows = [[cells[rule, seed][what] for seed in range(seeds)] for rule in RULES]
-            arrays[f"{name}_{what}"] = np.array(rows, np.float32)
-        # All formulas along the run without weights: (seed, record, formula, term).
-        arrays[f"{name}_table"] = np.array([cells["no weights", seed]["table"] for seed in range(seeds)], np.float32)
-    config = {
-        "problems": {name: list(problem.conditions) for name, problem in PROBLEMS.items()}, "rules": list(RULES),
-        "formulas": list(FORMULAS), "sizes": (2, *[width] * DEPTH, 1), "steps": steps, "seeds": list(range(seeds)),
-        "batch_size": BATCH_SIZE, "every": EVERY, "decay": DECAY, "optimizer": "adam 1e-3, 0.9 per 1,000",
-        "precision": "float32", "inputs": "standardized",
-    }  # fmt: skip
-    results.save("weight_formulas", config, seconds=seconds, step=np.arange(0, steps + 1, RECORD_EVERY), **arrays)
+def main(names: list[str], steps: int, seeds: int, width: int) -> None:
+    for name in names:
+        problem = PROBLEMS[name]
+        configs = {
+            f"{name} {rule} {seed}": {
+                "problem": name, "rule": rule, "seed": seed, "steps": steps, "sizes": (2, *[width] * DEPTH, 1),
+                "terms": list(problem.conditions), "formulas": list(FORMULAS), "batch_size": BATCH_SIZE,
+                "every": EVERY, "decay": DECAY, "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32",
+                "inputs": "standardized",
+            }
+            for seed in range(seeds)
+            for rule in RULES
+        }  # fmt: skip
+        run = trainer(problem, width, steps)
+        for record in results.missing("weight_formulas", configs):
+            config = configs[record]
+            start = time.perf_counter()
+            history = run(list(RULES).index(config["rule"]), jax.random.key(config["seed"]))
+            results.add(
+                "weight_formulas", record, config, seconds=time.perf_counter() - start,
+                step=np.arange(0, steps + 1, RECORD_EVERY), **flatten(history, config["terms"]),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", dest="names", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=50)
     main(**vars(parser.parse_args()))
