@@ -98,10 +98,10 @@ def main(names: list[str], steps: int, seeds: int, width: int) -> None:
         for record in results.missing("weight_formulas", configs):
             config = configs[record]
             start = time.perf_counter()
-            history = run(list(RULES).index(config["rule"]), jax.random.key(config["seed"]))
+            history = flatten(run(list(RULES).index(config["rule"]), jax.random.key(config["seed"])), config["terms"])
             results.add(
                 "weight_formulas", record, config, seconds=time.perf_counter() - start,
-                step=np.arange(0, steps + 1, RECORD_EVERY), **flatten(history, config["terms"]),
+                step=np.arange(0, steps + 1, RECORD_EVERY), **history,
             )  # fmt: skip
 
 
