@@ -17,6 +17,12 @@ from pinn_analysis.problems._core import (
     grid as grid,
     relative_l2_error as relative_l2_error,
 )
+from pinn_analysis.problems._flow import (
+    divergence as divergence,
+    lid_driven_cavity as lid_driven_cavity,
+    momentum as momentum,
+    velocity as velocity,
+)
 from pinn_analysis.problems._scalar import (
     helmholtz_2d as helmholtz_2d,
     klein_gordon as klein_gordon,
