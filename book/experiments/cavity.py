@@ -3,10 +3,9 @@
     python book/experiments/cavity.py [--steps 40000] [--seeds 1] [--models M1 M2 M3 M4 ...]
         [--formulations streamfunction velocity] [--lids uniform parabolic]
 
-Every cell (formulation, lid, model) is stored as soon as it is done.  A cell that is there
-already, with as many steps and seeds or more, is not run again.  Beside the paper's M1 to M4,
-plain networks with fixed weights: "boundary x 100" and "continuity x 100".
-Needs `cavity_reference.npz`.  A GPU is used where there is one.
+One record a cell and seed, stored as soon as it is done; what is stored already is not run
+again, and more steps replace fewer.  Beside M1 to M4 there are plain networks with fixed
+weights, "boundary" and "continuity" 100 times M1's.  Needs `cavity_reference.npz`.
 """
 
 import argparse
@@ -19,26 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from pinn_analysis import networks, problems, results, training, weighting
 
-REYNOLDS = 100
 HIDDEN = (50, 50, 50)  # The authors' code; the paper says 5 layers.
-BATCH = 128  # Per edge, and for each equation.
+BATCH_SIZE = {"boundary": 512, "momentum": 128, "continuity": 128}  # 128 an edge.
+# The authors' code adds the means over four edges, and those of the two momentum equations.
+SUMS = {"boundary": 4.0, "momentum": 2.0, "continuity": 1.0}
 RECORD_EVERY = 200
 TEST = 100  # Points an axis.
 LIDS = {"uniform": lambda x: jnp.ones_like(x), "parabolic": lambda x: 4 * x * (1 - x)}
-MODELS = {
-    "M1": (networks.mlp, None),
+MODELS = {  # Architecture, and weights: annealed, or by how much some of `SUMS` are raised.
+    "M1": (networks.mlp, {}),
     "M2": (networks.mlp, "annealed"),
-    "M3": (networks.modified_mlp, None),
+    "M3": (networks.modified_mlp, {}),
     "M4": (networks.modified_mlp, "annealed"),
-    "boundary": (networks.mlp, {"boundary": 100.0}),
-    "continuity": (networks.mlp, {"continuity": 100.0}),
+    "boundary": (networks.mlp, {"boundary": 100}),
+    "continuity": (networks.mlp, {"continuity": 100}),
 }
-PAPER = ("M1", "M2", "M3", "M4")
 
 
 def cavity(formulation: str, lid: str) -> problems.Problem:
     """The library's problem, under another lid."""
-    problem = problems.lid_driven_cavity(REYNOLDS, formulation)
+    problem = problems.lid_driven_cavity(formulation=formulation)
     still = problem.conditions["boundary"]
 
     def wall(x: jax.Array) -> jax.Array:
@@ -47,18 +46,16 @@ def cavity(formulation: str, lid: str) -> problems.Problem:
     return problem._replace(conditions=problem.conditions | {"boundary": still._replace(target=wall)})
 
 
-def make(formulation: str, lid: str, model: str) -> tuple:
-    """Problem, network, weights and batch sizes of a cell."""
-    problem = cavity(formulation, lid)
-    architecture, rule = MODELS[model]
-    network = architecture((2, *HIDDEN, 2 if formulation == "streamfunction" else 3))
-    network = networks.standardized(network, *problem.domain)
-    if rule == "annealed":
-        weights = weighting.lr_annealing(reference="momentum")
-    else:
-        weights = weighting.fixed(**dict.fromkeys(problem.conditions, 1.0) | (rule or {}))
-    sizes = dict.fromkeys(problem.conditions, BATCH) | {"boundary": 4 * BATCH}
-    return problem, network, weights, sizes
+def settings(formulation: str, lid: str, model: str, seed: int, steps: int) -> dict:
+    terms = cavity(formulation, lid).conditions
+    rule = MODELS[model][1]
+    fixed = {name: SUMS[name] * (1 if rule == "annealed" else rule.get(name, 1)) for name in terms}
+    return {
+        "problem": "lid_driven_cavity", "reynolds": 100, "formulation": formulation, "lid": lid, "model": model,
+        "hidden": HIDDEN, "seed": seed, "steps": steps, "batch_size": {name: BATCH_SIZE[name] for name in terms},
+        "weights": "lr_annealing siam 0.9, every 10, reference momentum" if rule == "annealed" else fixed,
+        "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32", "inputs": "standardized",
+    }  # fmt: skip
 
 
 def errors(flow: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -74,70 +71,53 @@ def errors(flow: np.ndarray, reference: np.ndarray) -> np.ndarray:
     ])  # fmt: skip
 
 
-def train(formulation: str, lid: str, model: str, steps: int, seeds: int) -> dict[str, np.ndarray]:
-    """One cell: errors, final flow of the first seed, and histories."""
-    problem, network, weights, sizes = make(formulation, lid, model)
-    reference = results.load("cavity_reference")[0][f"{lid}_fields"][1:]
-    x = problems.grid(problem, TEST)
-    found, flows, runs = [], [], []
-    for seed in range(seeds):
-        run = training.train(
-            problem, network, key=jax.random.key(seed), steps=steps, batch_size=sizes, weighting=weights,
-            record_every=RECORD_EVERY,
-        )  # fmt: skip
-        flow = jax.vmap(problems.velocity(functools.partial(network.apply, run.params)))(x)
-        flows.append(np.asarray(flow).T.reshape(2, TEST, TEST))
-        found.append(errors(flows[-1], reference))
-        runs.append(run)
-    kept = [name for name in runs[0].history if name != "step"]
+def train(config: dict) -> dict[str, np.ndarray]:
+    """One record: errors, final flow, mass flux and histories."""
+    problem = cavity(config["formulation"], config["lid"])
+    architecture = MODELS[config["model"]][0]
+    network = architecture((2, *HIDDEN, 2 if config["formulation"] == "streamfunction" else 3))
+    network = networks.standardized(network, *problem.domain)
+    annealed = isinstance(config["weights"], str)
+    run = training.train(
+        problem, network, key=jax.random.key(config["seed"]), steps=config["steps"], batch_size=config["batch_size"],
+        weighting=weighting.lr_annealing(reference="momentum") if annealed else weighting.fixed(**config["weights"]),
+        record_every=RECORD_EVERY,
+    )  # fmt: skip
+    field = functools.partial(network.apply, run.params)
+    flow = jax.jit(jax.vmap(problems.velocity(field)))(problems.grid(problem, TEST))
+    flow = np.asarray(flow).T.reshape(2, TEST, TEST)
+    reference = results.load("cavity_reference")[0][f"{config['lid']}_fields"][1:]
+    histories = {name.replace("/", "_"): np.float32(y) for name, y in run.history.items() if "/" in name}
     return {
-        "errors": np.stack(found),  # (seed, norm)
-        "flow": flows[0].astype(np.float16),
-        "flux": np.stack([flow[0].mean(1) for flow in flows]).astype(np.float32),  # Through each line x = const.
-        "step": runs[0].history["step"],
-        **{name.replace("/", "_"): np.stack([run.history[name] for run in runs]).astype(np.float32) for name in kept},
-    }
+        "errors": errors(flow, reference),
+        "flow": flow.astype(np.float16),
+        # Through each line x = const.: no mass crosses it in a closed cavity.
+        "flux": np.trapezoid(flow[0], dx=1 / (TEST - 1), axis=1),
+        "step": run.history["step"],
+    } | histories
 
 
 def main(steps: int, seeds: int, models: list[str], formulations: list[str], lids: list[str]) -> None:
-    try:
-        arrays, how = results.load("cavity")
-    except FileNotFoundError:
-        arrays, how = {}, {"config": {"cells": {}}, "seconds": 0.0}
-    cells, seconds = how["config"]["cells"], how["seconds"]
-    for formulation, lid, model in itertools.product(formulations, lids, models):
-        if formulation == "streamfunction" and model == "continuity":
-            continue  # There is no continuity equation.
-        name = f"{formulation}/{lid}/{model}"
-        had = cells.get(name, {"steps": 0, "seeds": 0})
-        if had["steps"] >= steps and had["seeds"] >= seeds:
-            print(f"{name}: kept, {had['steps']} steps, {had['seeds']} seeds")
-            continue
-        if had["steps"] > steps or had["seeds"] > seeds:
-            print(f"{name}: not run; stored are {had['steps']} steps and {had['seeds']} seeds, neither may shrink")
-            continue
+    cells = [
+        (formulation, lid, model, seed)
+        for seed, lid, formulation, model in itertools.product(range(seeds), lids, formulations, models)
+        if (formulation, model) != ("streamfunction", "continuity")  # It holds by construction there.
+    ]
+    configs = {" ".join(map(str, cell)): settings(*cell, steps) for cell in cells}
+    for record in results.missing("cavity", configs):
         start = time.perf_counter()
-        new = train(formulation, lid, model, steps, seeds)
-        took = time.perf_counter() - start
-        arrays = {key: value for key, value in arrays.items() if not key.startswith(f"{name}/")}
-        arrays |= {f"{name}/{key}": value for key, value in new.items()}
-        cells[name] = {"steps": steps, "seeds": seeds, "seconds": round(took, 1), "device": results.device()}
-        seconds += took
-        config = {
-            "problem": "lid_driven_cavity", "reynolds": REYNOLDS, "hidden": HIDDEN, "batch_size_per_edge": BATCH,
-            "optimizer": "adam 1e-3, 0.9 per 1,000", "annealing": "siam, reference momentum", "inputs": "standardized",
-            "precision": "float32", "norms": ["spectral", "frobenius", "frobenius without the corners"], "cells": cells,
-        }  # fmt: skip
-        results.save("cavity", config, seconds=seconds, **arrays)
-        print(f"{name}: {new['errors'].round(4).tolist()}, {took:.0f} s", flush=True)
+        arrays = train(configs[record])
+        seconds = time.perf_counter() - start
+        results.add("cavity", record, configs[record], seconds=seconds, **arrays)
+        print(f"{record}: {arrays['errors'].round(4).tolist()}, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=PAPER)
-    parser.add_argument("--formulations", nargs="+", choices=("streamfunction", "velocity"),
-                        default=("streamfunction", "velocity"))  # fmt: skip
-    parser.add_argument("--lids", nargs="+", choices=LIDS, default=("uniform",))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["M1", "M2", "M3", "M4"])
+    parser.add_argument("--formulations", nargs="+", default=["streamfunction", "velocity"],
+                        choices=["streamfunction", "velocity"])  # fmt: skip
+    parser.add_argument("--lids", nargs="+", choices=list(LIDS), default=["uniform"])
     main(**vars(parser.parse_args()))

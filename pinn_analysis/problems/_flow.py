@@ -117,11 +117,11 @@ def lid_driven_cavity(reynolds: float | int = 100, formulation: str = "streamfun
     Conditions: ``"boundary"`` (both components of the velocity on the four edges, one mean
     over all), ``"momentum"`` (both components) and, in the velocity form, ``"continuity"``.
     The pressure is free up to a constant, as in the paper.  No solution is known in closed
-    form; at the two upper corners the velocity jumps, and no flow has finite ``"momentum"`` loss.
+    form; at the two upper corners the velocity jumps, which no network can follow.
 
-    The authors' code adds the means over edges and over components, which is a weight of 4
-    for ``"boundary"`` and of 2 for ``"momentum"`` here (and halves the former by a mean over
-    components that is one here as well).  Annealing takes ``reference="momentum"``.
+    The authors' code adds the means over the four edges and those of the two momentum
+    equations: weights of 4 for ``"boundary"`` and 2 for ``"momentum"`` here.  Annealing
+    takes ``reference="momentum"``.
 
     Args:
         reynolds: the Reynolds number.
