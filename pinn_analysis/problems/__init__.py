@@ -1,0 +1,31 @@
+"""Partial differential equations as dictionaries of conditions, one per loss term.
+
+A **condition** says ``operator(u)(x) = target(x)`` for the points that ``sample`` draws;
+the residual of a network is the difference of the two sides, and the loss of the term
+the mean square of its residuals.  A **problem** is a dictionary of conditions.
+
+Shapes: ``n`` points, ``d`` inputs.  Points are ``(n, d)``, one array per condition.
+"""
+
+from pinn_analysis.problems._core import (
+    Condition as Condition,
+    Problem as Problem,
+    box as box,
+    check_names as check_names,
+    check_points as check_points,
+    faces as faces,
+    grid as grid,
+    relative_l2_error as relative_l2_error,
+)
+from pinn_analysis.problems._flow import (
+    divergence as divergence,
+    lid_driven_cavity as lid_driven_cavity,
+    momentum as momentum,
+    velocity as velocity,
+)
+from pinn_analysis.problems._scalar import (
+    helmholtz_2d as helmholtz_2d,
+    klein_gordon as klein_gordon,
+    poisson_1d as poisson_1d,
+    wave_1d as wave_1d,
+)

@@ -1,0 +1,114 @@
+"""The problems of both papers with one unknown, each with its exact solution."""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from pinn_analysis.operators import Field, identity, laplacian, partial
+from pinn_analysis.problems._core import Condition, Problem, box, faces
+
+
+def poisson_1d(a: float | int = 4) -> Problem:
+    """``u'' = f`` on ``[0, 1]`` with solution ``sin(a π x)``: the NTK paper, Sec. 7.1.
+
+    The first paper writes ``sin(C x)`` (Sec. 2): that is ``a = C / π``.
+    Conditions: ``"boundary"`` (both ends) and ``"residual"``.
+    """
+    omega = a * jnp.pi
+
+    def solution(x: Float[Array, "1"]) -> Float[Array, ""]:
+        return jnp.sin(omega * x[0])
+
+    low, high = jnp.zeros(1), jnp.ones(1)
+    conditions = {
+        "boundary": Condition(identity, solution, faces(low, high)),
+        "residual": Condition(partial(0, 0), lambda x: -(omega**2) * solution(x), box(low, high)),
+    }
+    return Problem("poisson_1d", conditions, (low, high), solution)
+
+
+def helmholtz_2d(a1: float | int = 1, a2: float | int = 4, k: float | int = 1) -> Problem:
+    """``Δu + k² u = q`` on ``[-1, 1]²``, ``u = sin(a₁πx) sin(a₂πy)``: the first paper, Sec. 3.
+
+    Conditions: ``"boundary"`` (four edges, one mean over all of them; the authors' code
+    adds four means, which is a weight of 4 here) and ``"residual"``.
+    """
+    frequencies = jnp.array([a1, a2]) * jnp.pi
+
+    def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
+        return jnp.prod(jnp.sin(frequencies * x))
+
+    def operator(u: Field) -> Field:
+        lap = laplacian(u)
+        return lambda x: lap(x) + k**2 * u(x)
+
+    def source(x: Float[Array, "2"]) -> Float[Array, ""]:
+        return (k**2 - jnp.sum(frequencies**2)) * solution(x)
+
+    low, high = -jnp.ones(2), jnp.ones(2)
+    conditions = {
+        "boundary": Condition(identity, lambda x: jnp.zeros((), x.dtype), faces(low, high)),
+        "residual": Condition(operator, source, box(low, high)),
+    }
+    return Problem("helmholtz_2d", conditions, (low, high), solution)
+
+
+def wave_1d(a: float | int = 0.5, c: float | int = 2) -> Problem:
+    """``u_tt = c² u_xx`` on ``(x, t) ∈ [0, 1]²``: the NTK paper, Sec. 7.3.
+
+    Solution ``sin πx cos cπt + a sin 4πx cos 4cπt``.  Conditions: ``"boundary"`` (both
+    ends), ``"initial"`` (``u`` at ``t = 0``), ``"initial_velocity"`` and ``"residual"``.
+    The paper's ``L_u`` is one mean over boundary and initial points together.
+    """
+
+    def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
+        pi_x, pi_t = jnp.pi * x[0], c * jnp.pi * x[1]
+        return jnp.sin(pi_x) * jnp.cos(pi_t) + a * jnp.sin(4 * pi_x) * jnp.cos(4 * pi_t)
+
+    def operator(u: Field) -> Field:
+        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
+        return lambda x: u_tt(x) - c**2 * u_xx(x)
+
+    def zero(x: Float[Array, "2"]) -> Float[Array, ""]:
+        return jnp.zeros((), x.dtype)
+
+    low, high = jnp.zeros(2), jnp.ones(2)
+    start = faces(low, high, (1, 0))
+    conditions = {
+        "boundary": Condition(identity, zero, faces(low, high, (0, 0), (0, 1))),
+        "initial": Condition(identity, solution, start),
+        "initial_velocity": Condition(partial(1), zero, start),
+        "residual": Condition(operator, zero, box(low, high)),
+    }
+    return Problem("wave_1d", conditions, (low, high), solution)
+
+
+def klein_gordon() -> Problem:
+    """``u_tt - u_xx + u³ = f`` on ``(x, t) ∈ [0, 1]²``, ``u = x cos 5πt + (xt)³``: the first paper.
+
+    The initial value is that of the solution, ``x``; the paper prints 0, which contradicts it.
+    Conditions: ``"boundary"`` (both ends), ``"initial"``, ``"initial_velocity"``, ``"residual"``,
+    which is nonlinear.
+    """
+
+    def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
+        return x[0] * jnp.cos(5 * jnp.pi * x[1]) + (x[0] * x[1]) ** 3
+
+    def operator(u: Field) -> Field:
+        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
+        return lambda x: u_tt(x) - u_xx(x) + u(x) ** 3
+
+    def source(x: Float[Array, "2"]) -> Float[Array, ""]:
+        u_tt = -25 * jnp.pi**2 * x[0] * jnp.cos(5 * jnp.pi * x[1]) + 6 * x[0] ** 3 * x[1]
+        u_xx = 6 * x[0] * x[1] ** 3
+        return u_tt - u_xx + solution(x) ** 3
+
+    low, high = jnp.zeros(2), jnp.ones(2)
+    start = faces(low, high, (1, 0))
+    conditions = {
+        "boundary": Condition(identity, solution, faces(low, high, (0, 0), (0, 1))),
+        "initial": Condition(identity, solution, start),
+        "initial_velocity": Condition(partial(1), lambda x: jnp.zeros((), x.dtype), start),
+        "residual": Condition(operator, source, box(low, high)),
+    }
+    return Problem("klein_gordon", conditions, (low, high), solution)
