@@ -1,11 +1,13 @@
 """Why physics-informed neural networks fail to train, and how fast they will.
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
-`spectra`, `convergence`, `gradients`, `weighting`, `training`, `results`, `plotting`.
+`spectra`, `convergence`, `gradients`, `curvature`, `weighting`, `weight_rules`, `training`,
+`results`, `plotting`.
 """
 
 from pinn_analysis import (
     convergence as convergence,
+    curvature as curvature,
     gradients as gradients,
     networks as networks,
     ntk as ntk,
@@ -15,9 +17,15 @@ from pinn_analysis import (
     results as results,
     spectra as spectra,
     training as training,
+    weight_rules as weight_rules,
     weighting as weighting,
 )
-from pinn_analysis.networks import Network as Network, mlp as mlp, standardized as standardized
+from pinn_analysis.networks import (
+    Network as Network,
+    mlp as mlp,
+    modified_mlp as modified_mlp,
+    standardized as standardized,
+)
 from pinn_analysis.operators import (
     identity as identity,
     laplacian as laplacian,
