@@ -10,12 +10,17 @@ With ``s = D^½ r`` both are symmetric, ``ds/dt = -2 S s`` with ``S = D^½ K D^�
 every component ``Vᵀ s`` decays on its own.  (The NTK paper, Lemma 3.1, has ``½ Σ r²`` for the
 loss, which is ``λ_i = n_i / 2`` here.)
 
+A term of weight zero is not trained on, yet its rows of the kernel say where training drags it.
+`with_output` adds such a term, the network's output itself: then ``residuals`` has the error of
+the solution at any points, ``losses`` its mean square, and `steps_to` when it is small.
+
 Shapes: ``n`` rows of all terms together.  Times are learning rate times steps.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -23,6 +28,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from pinn_analysis.ntk import KernelBlocks
+from pinn_analysis.operators import identity
+from pinn_analysis.problems import Condition, Problem, box
+
+OUTPUT = "output"  # The term that `with_output` adds; its weight is 0 where none is given.
 
 
 class _Modes(NamedTuple):
@@ -31,7 +40,7 @@ class _Modes(NamedTuple):
     Attributes:
         kernel: the kernel ``K``.
         scale: diagonal of ``D^½``, ``(n,)``.
-        values: eigenvalues ``Λ`` of ``S``, those that rounding made negative set to zero.
+        values: eigenvalues ``Λ`` of ``S``, those that rounding could have made set to zero.
         modes: eigenvectors ``V``, one a column.
     """
 
@@ -68,8 +77,8 @@ class Flow(NamedTuple):
             self.spectrum,
             r0,
             decay=jnp.exp(-rates * t[..., None]),
-            # ∫ exp(-rate τ) dτ up to t, which is t where the rate is zero.
-            integral=jnp.where(rates > 0, -jnp.expm1(-rates * t[..., None]) / _positive(rates), t[..., None]),
+            # ∫ exp(-rate τ) dτ up to t; a mode that is not moved does not drag either.
+            integral=jnp.where(rates > 0, -jnp.expm1(-rates * t[..., None]) / _positive(rates), 0),
         )
 
     def losses(self, r0: Mapping[str, ArrayLike], t: ArrayLike) -> dict[str, Array]:
@@ -105,7 +114,7 @@ class Descent(NamedTuple):
             raise ValueError(f"A number of steps must be whole, got {steps}; `gradient_flow` takes any time.")
         values = self.spectrum.values
         decay = self.rates ** steps[..., None]
-        geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), self.learning_rate * steps[..., None])
+        geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), 0)
         return _evolve(self.spectrum, r0, decay, geometric)
 
     def losses(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
@@ -118,10 +127,11 @@ def gradient_flow(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None 
 
     Args:
         kernel: of the network, finite or infinite.
-        weights: ``λ_i`` by term, 1 if not given.
+        weights: ``λ_i`` by term, 1 if not given; 0 for the term of `with_output`.
 
     Raises:
-        ValueError: weights that are negative or not finite, miss a term or name an unknown one.
+        ValueError: weights that are negative or not finite, miss a term or name an unknown one;
+            a kernel that is not positive semidefinite beyond rounding.
     """
     return Flow(_diagonalize(kernel, weights))
 
@@ -205,8 +215,32 @@ def steps_to(
     return {name: bisect(name) for name in kernel.names}
 
 
+def with_output(problem: Problem) -> Problem:
+    """``problem`` with one more term, ``"output"``: the network itself, on any points of the domain.
+
+    Its residual is the error ``u - solution`` (``u`` itself where no solution is known).  It is
+    never trained on: its weight is 0 in this module, unless one is given.  ::
+
+        extended = convergence.with_output(problem)
+        points = points | {"output": problems.grid(problem, 100)}
+        kernel = ntk.infinite(extended, network.kernel_fn, points)
+        r0 = extended.residuals(field, points)
+        error = convergence.gradient_descent(kernel, 1e-3).residuals(r0, 500)["output"]
+
+    Raises:
+        ValueError: there is a condition of that name already.
+    """
+    if OUTPUT in problem.conditions:
+        raise ValueError(f"{problem.name!r} has a condition {OUTPUT!r} already, {list(problem.conditions)}.")
+    target = problem.solution or (lambda x: jnp.zeros((), x.dtype))
+    output = Condition(identity, target, box(*problem.domain))
+    return problem._replace(conditions=problem.conditions | {OUTPUT: output})
+
+
 def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) -> _Modes:
-    weights = dict.fromkeys(kernel.names, 1.0) if weights is None else weights
+    weights = {name: float(name != OUTPUT) for name in kernel.names} if weights is None else weights
+    if OUTPUT in kernel.names:
+        weights = {OUTPUT: 0.0, **weights}
     if set(weights) != set(kernel.names):
         raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
     for name, weight in weights.items():
@@ -215,7 +249,15 @@ def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) 
     scale = [np.full(n, np.sqrt(weights[name] / n)) for name, n in zip(kernel.names, kernel.sizes, strict=True)]
     scale = jnp.asarray(np.concatenate(scale), kernel.matrix.dtype)
     values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
-    return _Modes(kernel, scale, jnp.maximum(values, 0), vectors)
+    # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
+    rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
+    if not isinstance(values, jax.core.Tracer) and not values[0] >= -rounding:
+        raise ValueError(
+            f"The kernel is not positive semidefinite: its eigenvalues, weighted, go from {values[0]:.3g} to "
+            f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
+            "at one set of points; `ntk.empirical` and `ntk.infinite` make such."
+        )
+    return _Modes(kernel, scale, jnp.where(values > rounding, values, 0), vectors)
 
 
 def _evolve(spectrum: _Modes, r0: Mapping[str, ArrayLike], decay: Array, integral: Array) -> dict[str, Array]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pinn_analysis import convergence, ntk
+from pinn_analysis import _neural_tangents, convergence, networks, ntk
 from pinn_analysis.ntk import KernelBlocks
-from pinn_analysis.problems import poisson_1d
+from pinn_analysis.problems import helmholtz_2d, poisson_1d
 
 PROBLEM = poisson_1d(a=1)
 POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0.05, 0.9, 5)[:, None]}
@@ -207,3 +207,116 @@ def test_residuals_that_do_not_fit_the_kernel_are_an_error(kernel, r0):
         convergence.gradient_flow(kernel).residuals({"boundary": r0["boundary"]}, 1.0)
     with pytest.raises(ValueError, match="one vector a term"):
         convergence.steps_to(kernel, {"boundary": r0["residual"], "residual": r0["boundary"]}, 0.1, learning_rate=1e-6)
+
+
+EXTENDED = convergence.with_output(PROBLEM)
+WITH_TEST = POINTS | {"output": jnp.linspace(0, 1, 11)[:, None]}
+
+
+@pytest.fixture(scope="module")
+def extended():
+    return ntk.empirical(EXTENDED, apply, START, WITH_TEST)
+
+
+def descend_and_look(learning_rate, steps, weights):
+    """The error of the solution at the test points after ``steps`` steps, from the parameters themselves."""
+    weights = weights or dict.fromkeys(PROBLEM.conditions, 1.0)
+
+    def loss(params):
+        losses = PROBLEM.losses(functools.partial(apply, params), POINTS)
+        return sum(weights[name] * value for name, value in losses.items())
+
+    params = jax.lax.fori_loop(0, steps, lambda _, params: params - learning_rate * jax.grad(loss)(params), START)
+    return jax.vmap(lambda x: apply(params, x) - PROBLEM.solution(x))(WITH_TEST["output"])
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_the_output_at_test_points_is_predicted_exactly(extended, kernel, r0, weights):
+    learning_rate = 0.9 * convergence.max_learning_rate(kernel, weights)
+    start = EXTENDED.residuals(functools.partial(apply, START), WITH_TEST)
+    descent = convergence.gradient_descent(extended, learning_rate, weights)
+    predicted = descent.residuals(start, jnp.array([0, 1, 40, 300]))
+    measured = np.stack([descend_and_look(learning_rate, steps, weights) for steps in (0, 1, 40, 300)])
+    assert np.abs(measured[-1] - measured[0]).max() > 0.1
+    np.testing.assert_allclose(predicted["output"], measured, atol=1e-10 * np.abs(measured[0]).max())
+    # The terms that are trained on do not notice.
+    alone = convergence.gradient_descent(kernel, learning_rate, weights).residuals(r0, 300)
+    for name in PROBLEM.conditions:
+        np.testing.assert_allclose(predicted[name][-1], alone[name], atol=1e-10 * np.abs(stack(r0)).max())
+
+
+@pytest.mark.parametrize("weights", [None, {"boundary": 30.0, "residual": 0.5}], ids=["equal", "unequal"])
+def test_residuals_and_output_are_those_of_neural_tangents(weights):
+    """A nonlinear network's infinite kernel; neural-tangents has ``½ mean(s²)``, so whitened rows at rate ``2 n``."""
+    problem = helmholtz_2d()
+    both = convergence.with_output(problem)
+    points = both.sample(jax.random.key(1), {"boundary": 6, "residual": 9, "output": 7})
+    network = networks.mlp((2, 32, 1), "erf", parameterization="ntk", bias_std=1.0)
+    field = functools.partial(network.apply, network.init(jax.random.key(2)))
+    kernel, start = ntk.infinite(both, network.kernel_fn, points), both.residuals(field, points)
+
+    d = np.repeat([(weights or {"boundary": 1})["boundary"] / 6, (weights or {"residual": 1})["residual"] / 9], [6, 9])
+    whitened = np.sqrt(d)[:, None] * kernel.matrix[:15, :15] * np.sqrt(d)
+    s0 = np.sqrt(d) * np.concatenate([start["boundary"], start["residual"]])
+    theirs = _neural_tangents.load().predict.gradient_descent_mse(whitened, jnp.zeros((15, 1)), 2 * 15)
+    flow = convergence.gradient_flow(kernel, weights)
+    for t in np.array([0.3, 5, 1000]) / flow.rates[-1]:
+        s, error = theirs(t, s0[:, None], start["output"][:, None], kernel.matrix[15:, :15] * np.sqrt(d))
+        ours = flow.residuals(start, t)
+        trained = np.sqrt(d) * np.concatenate([ours["boundary"], ours["residual"]])
+        np.testing.assert_allclose(trained, s[:, 0], atol=1e-10 * np.abs(s0).max())
+        np.testing.assert_allclose(ours["output"], error[:, 0], atol=1e-9 * np.abs(start["output"]).max())
+
+
+def test_the_output_after_very_many_steps_is_that_of_the_least_squares_solution(extended, kernel):
+    """Modes that rounding alone makes must not drag the output away, however long they have."""
+    start = EXTENDED.residuals(functools.partial(apply, START), WITH_TEST)
+    learning_rate = 0.5 * convergence.max_learning_rate(kernel)
+    jacobian = jax.jacobian(lambda params: stack_of(EXTENDED, params))(START)
+    scale = np.sqrt(np.repeat([1 / 2, 1 / 5], [2, 5]))
+    moved = -np.linalg.pinv(scale[:, None] * jacobian[:7]) @ (scale * stack(start))
+    end = start["output"] + jacobian[7:] @ moved
+    for predicted in (
+        convergence.gradient_descent(extended, learning_rate).residuals(start, 2**50),
+        convergence.gradient_flow(extended).residuals(start, 1e15 * learning_rate),
+    ):
+        np.testing.assert_allclose(predicted["output"], end, atol=1e-6 * np.abs(start["output"]).max())
+
+
+def stack_of(problem, params):
+    return jnp.concatenate(list(problem.residuals(functools.partial(apply, params), WITH_TEST).values()))
+
+
+def test_steps_until_the_error_of_the_solution_is_small(extended, kernel):
+    start = EXTENDED.residuals(functools.partial(apply, START), WITH_TEST)
+    learning_rate = 0.5 * convergence.max_learning_rate(kernel)
+    steps = int(convergence.steps_to(extended, start, 0.5, learning_rate=learning_rate)["output"])
+    before, at = (np.linalg.norm(descend_and_look(learning_rate, k, None)) for k in (steps - 1, steps))
+    assert at <= 0.5 * np.linalg.norm(start["output"]) < before
+
+
+def test_without_a_solution_the_output_itself_is_the_residual():
+    unknown = convergence.with_output(PROBLEM._replace(solution=None))
+    residuals = unknown.residuals(functools.partial(apply, START), WITH_TEST)["output"]
+    np.testing.assert_array_equal(residuals, jax.vmap(lambda x: apply(START, x))(WITH_TEST["output"]))
+
+
+def test_a_second_output_is_an_error():
+    with pytest.raises(ValueError, match="has a condition 'output' already"):
+        convergence.with_output(EXTENDED)
+
+
+@pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-15), (np.float32, 1e-6)])
+def test_a_kernel_that_is_not_positive_semidefinite_beyond_rounding_is_an_error(dtype, rounding):
+    def kernel(smallest):
+        return KernelBlocks(jnp.diag(jnp.array([1.0, 2.0, smallest], dtype)), ("u", "r"), (1, 2))
+
+    rates = convergence.gradient_flow(kernel(-rounding / 10)).rates
+    assert rates[0] == 0 and np.allclose(rates[1:], 2)
+    for call in (convergence.gradient_flow, convergence.max_learning_rate):
+        with pytest.raises(ValueError, match="not positive semidefinite: its eigenvalues, weighted, go from -5e-0"):
+            call(kernel(-1e-4))
+    with pytest.raises(ValueError, match="not positive semidefinite"):
+        convergence.gradient_flow(kernel(-100 * rounding))
+    with pytest.raises(ValueError, match="not positive semidefinite"):
+        convergence.gradient_flow(kernel(np.nan))
