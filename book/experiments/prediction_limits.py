@@ -1,6 +1,6 @@
 """Where the prediction is put to the test: frequency by frequency, at large steps, and under Adam.
 
-    python book/experiments/prediction_limits.py [--seeds 3] [--widths 256 1024 4096]
+    python book/experiments/prediction_limits.py [--seeds 3] [--widths 256 1024 4096] [--parts adam]
 
 One hidden layer and 1-D Poisson throughout.
 """
@@ -25,6 +25,7 @@ FREQUENCY_STEPS = {"as they are": 1024, "scaled": 512}
 FRACTIONS = (0.1, 0.4, 0.8, 0.95, 1.05, 1.5, 2.0, 3.0)  # Of the largest stable step.
 RATE_STEPS = 256
 STARTS, HORIZON = (1, 30, 100, 300, 1000), 300  # Windows of Adam.
+ADAM_WIDTHS = (256, 1024)
 ADAM_RATE = 1e-3  # At width 256; falls like one over the root of the width.
 B1, B2, EPS = 0.9, 0.999, 1e-8
 ENDS = jnp.array([[0.0], [1.0]])
@@ -132,24 +133,17 @@ def learning_rates(widths, seeds) -> dict[str, np.ndarray]:
     return {"rate/gap": gap, "rate/loss": loss, "rate/sharpness": sharpness}
 
 
-def preconditioned(problem, net, points, params, state, rate, residuals, d) -> tuple[np.ndarray, float]:
-    """Residuals of HORIZON steps from the kernel ``J P⁻¹ Jᵀ`` of now, with Adam's momentum; and ``η λ``."""
+def preconditioned(jacobian, r, d, state, rate) -> tuple[np.ndarray, float]:
+    """Residuals of HORIZON steps from the kernel ``J P⁻¹ Jᵀ`` of now, with Adam's momentum; and ``η Λ_max``."""
     k = int(state.count)
-    p = jax.tree.map(lambda v: jnp.sqrt(v / (1 - B2**k)) + EPS, state.nu)
-    root = jax.tree.map(jnp.sqrt, p)
-
-    def apply(scaled, x):
-        return net.apply(jax.tree.map(jnp.divide, scaled, root), x)
-
-    kernel = ntk.empirical(problem, apply, jax.tree.map(jnp.multiply, params, root), points)
-    a = 2 * np.asarray(kernel.matrix) * np.asarray(d)
-    r, momentum = map(np.asarray, jax.jvp(residuals, (params,), (jax.tree.map(jnp.divide, state.mu, p),)))
+    p = np.sqrt(np.asarray(state.nu) / (1 - B2**k)) + EPS
+    kernel, momentum = (jacobian / p) @ jacobian.T, jacobian @ (np.asarray(state.mu) / p)
     rows = [r]
     for step in range(1, HORIZON + 1):
-        momentum = B1 * momentum + (1 - B1) * a @ r
+        momentum = B1 * momentum + (1 - B1) * 2 * kernel @ (d * r)
         r = r - rate * momentum / (1 - B1 ** (k + step))
         rows.append(r)
-    return np.stack(rows), rate / convergence.max_learning_rate(kernel)
+    return np.stack(rows), rate * np.linalg.eigvalsh(np.sqrt(d)[:, None] * kernel * np.sqrt(d))[-1]
 
 
 def adam(widths, seeds) -> dict[str, np.ndarray]:
@@ -159,56 +153,98 @@ def adam(widths, seeds) -> dict[str, np.ndarray]:
     shape = (len(widths), seeds, len(STARTS))
     gap, change = np.zeros((*shape, HORIZON + 1)), np.zeros((*shape, HORIZON + 1))
     speed, linear = np.zeros(shape), np.zeros((len(widths), seeds, length))
+    d = np.repeat([1 / 2, 1 / 32], [2, 32])
+
+    def norm(r) -> np.ndarray:
+        return np.sqrt(np.sum(d * np.asarray(r) ** 2, -1))
+
     for i, width in enumerate(widths):
-        net, rate = network(width), ADAM_RATE * (256 / width) ** 0.5
+        net = network(width)
+        unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(0)))[1]
+        rate = ADAM_RATE * (256 / width) ** 0.5
         optimizer = optax.adam(rate, B1, B2, EPS)
-        run, residuals, d = training(problem, net.apply, points, optimizer, length)
-        pieces = {n: training(problem, net.apply, points, optimizer, n)[0] for n in np.diff((0, *STARTS))}
-        norm = lambda r: np.sqrt(np.sum(np.asarray(d) * np.asarray(r) ** 2, -1))  # noqa: B023
-
-        @jax.jit
-        def linearised(start, jacobian):
-            def step(carry, _):
-                moved, state = carry
-                r = start + jacobian @ moved
-                updates, state = optimizer.update(2 * jacobian.T @ (d * r), state)  # noqa: B023
-                return (moved + updates, state), r
-
-            zero = jnp.zeros(jacobian.shape[1])
-            return jax.lax.scan(step, (zero, optimizer.init(zero)), length=length)[1]  # noqa: B023
-
+        run, advance, residuals = descending(problem, net, unravel, points, optimizer, d, length)
+        jacobian = jax.jit(jax.jacrev(residuals))
+        linearised = jax.jit(lambda start, j: descending_line(start, j, optimizer, d, length))  # noqa: B023
         for seed in range(seeds):
-            params = net.init(jax.random.key(seed))
-            flat, unravel = jax.flatten_util.ravel_pytree(params)
-            state = optimizer.init(params)
-            rows = run(params, state)[1]
-            told = linearised(rows[0], jax.jacrev(lambda q: residuals(unravel(q)))(flat))  # noqa: B023
-            linear[i, seed] = norm(told - rows) / norm(rows[0])
+            flat = jax.flatten_util.ravel_pytree(net.init(jax.random.key(seed)))[0]
+            state = optimizer.init(flat)
+            rows = np.asarray(run(flat, state))
+            linear[i, seed] = norm(linearised(rows[0], jacobian(flat)) - rows) / norm(rows[0])
             for j, start in enumerate(STARTS):
-                (params, state), _ = pieces[np.diff((0, *STARTS))[j]](params, state)
-                told, speed[i, seed, j] = preconditioned(problem, net, points, params, state[0], rate, residuals, d)
+                flat, state = advance(flat, state, start - (STARTS[j - 1] if j else 0))
                 window = rows[start : start + HORIZON + 1]
+                told, speed[i, seed, j] = preconditioned(np.asarray(jacobian(flat)), window[0], d, state[0], rate)
                 gap[i, seed, j] = norm(told - window) / norm(window[0])
                 change[i, seed, j] = norm(window - window[0]) / norm(window[0])
     return {"adam/gap": gap, "adam/change": change, "adam/speed": speed, "adam/linear": linear}
 
 
-def main(widths: list[int], seeds: int) -> None:
-    start, done = time.perf_counter(), {}
+def descending(problem, net, unravel, points, optimizer, d, length):
+    """Residuals of ``length`` steps, from flat parameters; and where any number of steps leads."""
+
+    def residuals(flat):
+        parts = problem.residuals(functools.partial(net.apply, unravel(flat)), points)
+        return jnp.concatenate([parts[name] for name in problem.conditions])
+
+    def step(flat, state):
+        updates, state = optimizer.update(jax.grad(lambda p: jnp.sum(d * residuals(p) ** 2))(flat), state)
+        return flat + updates, state
+
+    def run(flat, state):
+        return jax.lax.scan(lambda c, _: (step(*c), residuals(c[0])), (flat, state), length=length)[1]
+
+    def advance(flat, state, n):
+        return jax.lax.fori_loop(0, n, lambda _, c: step(*c), (flat, state))
+
+    return jax.jit(run), jax.jit(advance), residuals
+
+
+def descending_line(start, jacobian, optimizer, d, length):
+    """Residuals of ``length`` steps on a network that is linear in its parameters."""
+
+    def step(carry, _):
+        moved, state = carry
+        r = start + jacobian @ moved
+        updates, state = optimizer.update(2 * jacobian.T @ (d * r), state)
+        return (moved + updates, state), r
+
+    zero = jnp.zeros(jacobian.shape[1])
+    return jax.lax.scan(step, (zero, optimizer.init(zero)), length=length)[1]
+
+
+def main(widths: list[int], seeds: int, parts: list[str]) -> None:
     config = {
-        "widths": widths, "seeds": list(range(seeds)), "frequencies": FREQUENCIES.tolist(),
-        "frequency_steps": FREQUENCY_STEPS, "frequency_points": 48, "points": 32, "fractions": FRACTIONS,
-        "rate_steps": RATE_STEPS, "adam_starts": STARTS, "adam_horizon": HORIZON, "adam_rate": ADAM_RATE,
-        "hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0, "precision": "float64",
+        "widths": widths, "adam_widths": ADAM_WIDTHS, "seeds": list(range(seeds)),
+        "frequencies": FREQUENCIES.tolist(), "frequency_steps": FREQUENCY_STEPS, "frequency_points": 48, "points": 32,
+        "fractions": FRACTIONS, "rate_steps": RATE_STEPS, "adam_starts": STARTS, "adam_horizon": HORIZON,
+        "adam_rate": ADAM_RATE, "hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0,
+        "precision": "float64",
     }  # fmt: skip
-    for part in (frequencies, learning_rates, adam):
+    for part in parts:
+        start = time.perf_counter()
+        new = PARTS[part](ADAM_WIDTHS if part == "adam" else widths, seeds)
+        done, seconds = stored()
         with np.errstate(over="ignore"):  # Losses that diverged become infinite.
-            done |= {key: np.asarray(value, np.float32) for key, value in part(widths, seeds).items()}
-        results.save("prediction_limits", config, seconds=time.perf_counter() - start, **done)
+            done |= {key: np.asarray(value, np.float32) for key, value in new.items()}
+        results.save(NAME, config, seconds=seconds + time.perf_counter() - start, **done)
+
+
+def stored() -> tuple[dict[str, np.ndarray], float]:
+    """The parts that earlier calls left, and how long they took."""
+    if not (results.FOLDER / f"{NAME}.npz").exists():
+        return {}, 0.0
+    arrays, how = results.load(NAME)
+    return arrays, how["seconds"]
+
+
+NAME = "prediction_limits"
+PARTS = {"frequencies": frequencies, "learning_rates": learning_rates, "adam": adam}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     main(**vars(parser.parse_args()))
