@@ -7,6 +7,7 @@ One hidden layer and 1-D Poisson throughout.
 
 import argparse
 import functools
+import json
 import time
 
 import jax
@@ -224,18 +225,19 @@ def main(widths: list[int], seeds: int, parts: list[str]) -> None:
     for part in parts:
         start = time.perf_counter()
         new = PARTS[part](ADAM_WIDTHS if part == "adam" else widths, seeds)
-        done, seconds = stored()
+        done, seconds = stored(config)
         with np.errstate(over="ignore"):  # Losses that diverged become infinite.
             done |= {key: np.asarray(value, np.float32) for key, value in new.items()}
         results.save(NAME, config, seconds=seconds + time.perf_counter() - start, **done)
 
 
-def stored() -> tuple[dict[str, np.ndarray], float]:
-    """The parts that earlier calls left, and how long they took."""
+def stored(config: dict) -> tuple[dict[str, np.ndarray], float]:
+    """The parts that earlier calls with the same settings left, and how long they took."""
     if not (results.FOLDER / f"{NAME}.npz").exists():
         return {}, 0.0
     arrays, how = results.load(NAME)
-    return arrays, how["seconds"]
+    same = how["config"] == json.loads(json.dumps(config))
+    return (arrays, how["seconds"]) if same else ({}, 0.0)
 
 
 NAME = "prediction_limits"
