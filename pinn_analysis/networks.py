@@ -61,7 +61,8 @@ def mlp(
 
     Initial biases are ``N(0, bias_std²)`` and ``N(0, 1)``.  Both papers train the first
     form (with zero biases); the theory of the second paper (Sec. 2) is about the second,
-    with ``weight_std = bias_std = 1``.  Only the second has a limit as the width grows.
+    with ``weight_std = bias_std = 1``.  Only the second has a limit of use as the width
+    grows: with few inputs and zero biases that of the first is a linear network.
 
     Args:
         sizes: inputs, hidden widths, outputs, such as ``(2, 50, 50, 50, 1)``.

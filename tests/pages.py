@@ -18,7 +18,7 @@ from selenium import webdriver
 HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
 PAGES = sorted(page for page in HTML.glob("*.html") if page.stem not in ("index", "search", "genindex", "py-modindex"))
 CHAPTERS = [page for page in PAGES if re.match(r"\d\d_", page.name)]
-WIDTHS = {"wide": 1400, "phone": 390}
+WIDTHS = {"wide": 1400, "tablet": 1024, "phone": 390}
 
 
 def test_the_book_is_built():
@@ -134,8 +134,8 @@ def test_nothing_went_wrong_in_the_build(browser, page):
     assert not wrong
 
 
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page_fits_a_phone(browser, page):
-    open_page(browser, page, WIDTHS["phone"])
-    width = browser.execute_script("return document.scrollingElement.scrollWidth")
-    assert width <= WIDTHS["phone"] + 1
+def test_page_does_not_scroll_sideways(browser, page, width):
+    open_page(browser, page, width)
+    assert browser.execute_script("return document.scrollingElement.scrollWidth") <= width + 1

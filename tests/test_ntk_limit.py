@@ -1,5 +1,7 @@
 """The kernel of infinite width against quadratures, against itself, and as the limit of finite ones."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,21 @@ def test_the_kernel_of_helmholtz_equals_its_quadrature():
     assert max(errors.values()) <= TOLERANCE, errors
 
 
+@pytest.mark.parametrize("activation", ["tanh", "erf", "sin"])  # That of gelu compiles for minutes.
+def test_the_kernel_of_five_hidden_layers_in_two_dimensions_equals_its_quadrature(activation):
+    def both(u):  # All blocks in one, which compiles once.
+        return lambda x: jnp.stack([u(x), partial(0, 0)(u)(x)])
+
+    x = np.array([[-1.0, 0.3], [0.5, 1.0]])
+    kernel = ntk.infinite(problem_of(2, both=both), network(2, 5, activation).kernel_fn, {"both": x}).matrix
+    e = np.array([1.0, 0.0])
+    thetas = np.array([[quadrature.theta(activation, 5, p, q, e, e) for q in x] for p in x])
+    for i, j in itertools.product((0, 1), repeat=2):  # Rows of u and of u_xx in turn; coefficients are by h² / 2!.
+        ours, theirs = kernel[i::2, j::2], thetas[:, :, 2 * i, 2 * j] * 2 ** (i + j)
+        assert jnp.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+    assert jnp.array_equal(kernel, kernel.T) and jnp.linalg.eigvalsh(kernel)[0] > 0
+
+
 def test_standardised_variances_are_within_reach_of_the_series():
     x = np.sqrt(3) * np.array([[-1.0], [0.4], [1.0]])  # Of variance up to 4 in the first layer.
     kernel = ntk.infinite(problem_of(residual=laplacian), network(1, 1, "tanh").kernel_fn, {"residual": x})
@@ -126,6 +143,13 @@ def test_a_nonlinear_operator_has_the_kernel_of_its_hand_made_linearisation():
     kernel = ntk.infinite(problem_of(r=burgers), kernel_fn, points, field=field)
     exact = ntk.infinite(problem_of(r=linearised), kernel_fn, points)
     assert jnp.abs(kernel.matrix - exact.matrix).max() <= 1e-13 * jnp.abs(exact.matrix).max()
+    rows = [np.array([3 * np.cos(3 * x), np.sin(3 * x), 2]) for x in points["r"][:, 0]]  # By h⁽ᵏ⁾ / k!.
+    e = np.ones(1)
+    thetas = [[quadrature.theta("erf", 1, x, y, e, e) for y in points["r"]] for x in points["r"]]
+    quad = np.array(
+        [[a @ t @ b for t, b in zip(line, rows, strict=True)] for line, a in zip(thetas, rows, strict=True)]
+    )
+    assert jnp.abs(kernel.matrix - quad).max() <= TOLERANCE * np.abs(quad).max()
     elsewhere = ntk.infinite(problem_of(r=burgers), kernel_fn, points, field=lambda x: jnp.cos(3 * x[0]))
     assert jnp.abs(kernel.matrix - elsewhere.matrix).max() > 0.01 * jnp.abs(exact.matrix).max()
 
