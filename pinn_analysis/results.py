@@ -1,4 +1,8 @@
-"""Stored results: arrays with how they were obtained, one ``.npz`` file each."""
+"""Stored results: arrays with how they were obtained, one ``.npz`` file each.
+
+A file holds one result (`save`, `load`), or a table of many runs, one *record* a cell, that
+fills up as they are made (`missing`, `add`, `records`).
+"""
 
 import json
 import os
@@ -29,32 +33,7 @@ def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER
     Raises:
         ValueError: an array is named ``provenance``, ``file`` or ``allow_pickle``, or holds Python objects.
     """
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    for key, value in arrays.items():
-        if key in _TAKEN or value.dtype.hasobject:
-            raise ValueError(
-                f"`{key}` cannot be stored: " + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
-            )
-    provenance = {
-        "format": FORMAT,
-        "config": config,
-        "seconds": round(seconds, 1),
-        "device": device(),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {
-            module: sys.modules[module].__version__ for module in ("jax", "numpy", "optax") if module in sys.modules
-        },
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.part"
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return _write(folder / f"{name}.npz", {"format": FORMAT} | _provenance(config, seconds), arrays)
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]:
@@ -80,6 +59,81 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
     return arrays, provenance
 
 
+def missing(name: str, configs: dict[str, dict], *, folder: Path = FOLDER) -> list[str]:
+    """Records of a table that have yet to be run: absent, or stored with fewer ``steps``.
+
+    Args:
+        name: of the file.
+        configs: settings of each record by its name, ``"steps"`` among them.
+        folder: where the file is, or will be.
+
+    Raises:
+        ValueError: a stored record has other settings, or the file is no table.
+    """
+    stored = records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
+    for record, config in configs.items():
+        if record in stored:
+            have, want = stored[record][1]["config"], json.loads(json.dumps(config))
+            differing = {key for key in have | want if have.get(key) != want.get(key)} - {"steps"}
+            if differing:
+                raise ValueError(
+                    f"{record!r} is stored in {folder / name}.npz with another "
+                    f"{', '.join(sorted(differing))}.  Nothing "
+                    "was overwritten: use the same settings, or move the file away to start a new table."
+                )
+    return [r for r, config in configs.items() if r not in stored or stored[r][1]["config"]["steps"] < config["steps"]]
+
+
+def add(
+    name: str, record: str, config: dict, *, seconds: float | int, folder: Path = FOLDER, **arrays: np.ndarray
+) -> Path:
+    """Add a record to the table ``name.npz``, the others staying as they are; one process at a time.
+
+    Args:
+        name: of the file and of the script that makes it.
+        record: name of the record, without ``:``.
+        config: settings of the run, ``"steps"`` among them.
+        seconds: wall time of the run.
+        folder: where to.
+        arrays: what to store of it.
+
+    Raises:
+        ValueError: as `missing` and `save`; a record of at least as many steps is stored already.
+    """
+    if not missing(name, {record: config}, folder=folder):
+        raise ValueError(
+            f"{record!r} is stored in {folder / name}.npz with at least {config['steps']} steps; it stays."
+        )
+    table = records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
+    table[record] = ({key: np.asarray(value) for key, value in arrays.items()}, _provenance(config, seconds))
+    how = [provenance for _, provenance in table.values()]
+    summary = how[-1] | {
+        "format": FORMAT,
+        "config": {},
+        "records": {name: provenance for name, (_, provenance) in table.items()},
+        "seconds": sum(provenance["seconds"] for provenance in how),
+        "device": " and ".join(sorted({provenance["device"] for provenance in how})),
+    }
+    flat = {f"{name}:{key}": value for name, (values, _) in table.items() for key, value in values.items()}
+    return _write(folder / f"{name}.npz", summary, flat)
+
+
+def records(name: str, *, folder: Path = FOLDER) -> dict[str, tuple[dict[str, np.ndarray], dict]]:
+    """Arrays and provenance of each record of a table.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; the file is no table.
+    """
+    arrays, provenance = load(name, folder)
+    if "records" not in provenance:
+        raise ValueError(f"{folder / name}.npz holds one result, not a table of records; `load` reads it.")
+    table = {record: ({}, how) for record, how in provenance["records"].items()}
+    for key, value in arrays.items():
+        record, _, array = key.partition(":")
+        table[record][0][array] = value
+    return table
+
+
 def describe(provenance: dict) -> str:
     """One line for the reader: device, wall time, version of JAX, commit."""
     commit, _, dirty = provenance["commit"].partition("-")
@@ -90,11 +144,44 @@ def describe(provenance: dict) -> str:
     )
 
 
+def _provenance(config: dict, seconds: float | int) -> dict:
+    return {
+        "config": config,
+        "seconds": round(seconds, 1),
+        "device": device(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {
+            module: sys.modules[module].__version__ for module in ("jax", "numpy", "optax") if module in sys.modules
+        },
+    }
+
+
+def _write(path: Path, provenance: dict, arrays: dict[str, np.ndarray]) -> Path:
+    """Write a file, whole or not at all."""
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    for key, value in arrays.items():
+        if key in _TAKEN or value.dtype.hasobject:
+            raise ValueError(
+                f"`{key}` cannot be stored: " + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
 def device() -> str:
     """The device that JAX computes on, as a reader would name it."""
     first = jax.devices()[0]
     if first.platform == "cpu":
-        return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"{cores} CPU core{'s' if cores != 1 else ''}"
     return first.device_kind
 
 

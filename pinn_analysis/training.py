@@ -2,11 +2,14 @@
 
 A step draws fresh collocation points, forms ``L = Σ_i λ_i mean(r_i²)`` and lets an optax
 optimiser move the parameters.  Everything random in step ``k`` comes from the key and
-``k`` alone.
+``k`` alone, so that a run that was cut off goes on where it was.
 """
 
 import functools
-from collections.abc import Mapping
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,6 +21,8 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 from tqdm import tqdm
 
+from pinn_analysis import gradients
+from pinn_analysis._checkpoint import Checkpoints
 from pinn_analysis.networks import Network
 from pinn_analysis.problems import Problem, check_points, grid, relative_l2_error
 from pinn_analysis.weighting import Weighting, fixed
@@ -25,6 +30,7 @@ from pinn_analysis.weighting import Weighting, fixed
 # Points an axis of the grid on which the error is measured: 1,000 in 1-D (NTK paper's code),
 # 100 x 100 in 2-D (first paper's code).
 TEST_POINTS = {1: 1000, 2: 100}
+CHECKPOINT_SECONDS = 30  # Between two checkpoints: what a killed run loses at most.
 
 
 class Run(NamedTuple):
@@ -34,8 +40,9 @@ class Run(NamedTuple):
         params: parameters after the last step.
         weights: loss weights at the last step, by term.
         history: arrays over the recorded steps: ``"step"``, ``"error"`` (relative L2, if the
-            solution is known), ``"loss/<name>"`` (unweighted, on the points of that step) and
-            ``"weight/<name>"``.
+            solution is known), ``"loss/<name>"`` (unweighted, on the points of that step),
+            ``"weight/<name>"``, and of the gradient of each unweighted loss the largest and the
+            mean absolute entry and the norm, ``"gradient_max/<name>"`` and so on.
     """
 
     params: PyTree
@@ -75,6 +82,7 @@ def train(
     weighting: Weighting | None = None,
     params: PyTree | None = None,
     record_every: int = 100,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Run:
     """Minimise the weighted loss of ``problem`` over the parameters of ``network``.
@@ -90,10 +98,14 @@ def train(
         weighting: a rule of `weighting`; all weights 1 if not given.
         params: where to start instead of ``network.init``, shared by all seeds.
         record_every: steps between two entries of the history; the last step has one too.
-        progress: whether to show a progress bar.
+        checkpoint: a folder of this run's own.  If it has a checkpoint, training goes on from
+            there and ends bit for bit where it would have ended; with more ``steps`` than
+            before it goes on further.  One is written every 30 seconds, and at the end.
+        progress: whether to show a progress bar, with the time left.
 
     Raises:
-        ValueError: ``steps`` or ``record_every`` below 1; points or sizes that do not fit.
+        ValueError: ``steps`` or ``record_every`` below 1; points or sizes that do not fit; a
+            checkpoint of another run, beyond ``steps``, or damaged.
         DivergedError: a recorded loss is not finite; carries the history so far.
     """
     if steps < 1 or record_every < 1:
@@ -103,9 +115,91 @@ def train(
         points = {name: jnp.asarray(x) for name, x in points.items()}
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)  # Of the old kind, `jax.random.PRNGKey`.
-    optimizer = adam() if optimizer is None else optimizer
-    weighting = fixed() if weighting is None else weighting
+    functions = _functions(problem, network, batch_size, points, optimizer or adam(), weighting or fixed(), params)
+    if key.ndim:  # Several seeds: the same functions, mapped.
+        functions = _Functions(*(jax.vmap(f, axes) for f, axes in zip(functions, (0, (0, 0, None), 0), strict=True)))
+    keys = jnp.stack([jax.random.split(k)[1] for k in key]) if key.ndim else jax.random.split(key)[1]
+    advance, measure = jax.jit(functions.advance, donate_argnums=1), jax.jit(functions.measure)
+    state, recorded = jax.jit(functions.start)(key), []  # What was recorded, a dict a time.
 
+    def history() -> dict[str, np.ndarray]:
+        return {name: np.stack([record[name] for record in recorded], -1) for name in recorded[0]}
+
+    def run() -> Run:
+        whole = history()
+        return Run(state.params, {name: whole[f"weight/{name}"][..., -1] for name in problem.conditions}, whole)
+
+    def record(now: int) -> None:
+        recorded.append(jax.device_get(measure(keys, state)) | {"step": np.array(now)})
+        bad = [name for name, value in recorded[-1].items() if not np.isfinite(value).all()]
+        if bad:
+            raise DivergedError(
+                f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  Lower the "
+                "learning rate (see `convergence.max_learning_rate`); `.run` of this error has the history.",
+                run(),
+            )
+
+    checkpoints = None
+    if checkpoint is not None:
+        description = {
+            "problem": problem.name,
+            "key": jax.random.key_data(key).tolist(),
+            "record_every": record_every,
+            "jax": jax.__version__,
+            # The program has all settings in it, the learning rate for one.
+            "network, equation, optimizer, weighting or batch": _digest(
+                advance.lower(keys, state, 1).as_text().encode()
+            ),
+            "initial parameters": _digest(*(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))),
+        }
+        checkpoints = Checkpoints(checkpoint, description)
+        saved = checkpoints.newest(state, steps)
+        if saved is not None:
+            state, before = saved
+            recorded = [{name: v[..., i] for name, v in before.items()} for i in range(len(before["step"]))]
+
+    now = int(recorded[-1]["step"]) if recorded else 0
+    if not recorded:
+        record(0)
+    elif now < steps and now % record_every:  # The end of a shorter run, no step that this one records.
+        recorded.pop()
+    last = time.monotonic()
+    with tqdm(total=steps, initial=now, disable=not progress, desc=problem.name, unit="step") as bar:
+        while now < steps:
+            after = min(now - now % record_every + record_every, steps)
+            state = advance(keys, state, after - now)
+            bar.update(after - now)
+            now = after
+            record(now)
+            if checkpoints and (now == steps or time.monotonic() - last > CHECKPOINT_SECONDS):
+                checkpoints.save(now, state, history())
+                last = time.monotonic()
+    return run()
+
+
+class _Functions(NamedTuple):
+    """What a run of one seed is made of.
+
+    Attributes:
+        start: ``key -> state``.
+        advance: ``(key, state, count) -> state``, ``count`` steps later.
+        measure: ``(key, state) -> record``, what enters the history.
+    """
+
+    start: Callable
+    advance: Callable
+    measure: Callable
+
+
+def _functions(
+    problem: Problem,
+    network: Network,
+    batch_size: int | Mapping[str, int],
+    points: Mapping[str, Array] | None,
+    optimizer: optax.GradientTransformation,
+    weighting: Weighting,
+    params: PyTree | None,
+) -> _Functions:
     def draw(key: Array, step: Array) -> dict[str, Array]:
         return points if points is not None else problem.sample(jax.random.fold_in(key, step), batch_size)
 
@@ -132,39 +226,19 @@ def train(
     def measure(key: Array, state: _State) -> dict[str, Array]:
         batch = draw(key, state.step)
         weights, _ = weighting.update(state.weighting, problem, network.apply, state.params, batch)
-        record = {f"loss/{name}": value for name, value in losses(state.params, batch).items()}
+        field = functools.partial(network.apply, state.params)
+        record = {f"loss/{name}": value for name, value in problem.losses(field, batch).items()}
         record |= {f"weight/{name}": value for name, value in weights.items()}
+        for name, gradient in gradients.by_term(problem, network.apply, state.params, batch).items():
+            statistics = gradients.statistics(gradient)._asdict()
+            record |= {f"gradient_{kind}/{name}": value for kind, value in statistics.items()}
         if problem.solution is not None:
             test = grid(problem, TEST_POINTS.get(len(problem.domain[0]), 20))
-            field = functools.partial(network.apply, state.params)
             record["error"] = relative_l2_error(field, problem.solution, test)
         return record
 
-    if key.ndim:  # Several seeds: the same functions, mapped.
-        start, advance, measure = jax.vmap(start), jax.vmap(advance, (0, 0, None)), jax.vmap(measure)
-    keys = jnp.stack([jax.random.split(k)[1] for k in key]) if key.ndim else jax.random.split(key)[1]
-    advance, measure = jax.jit(advance, donate_argnums=1), jax.jit(measure)
-    state = jax.jit(start)(key)
+    return _Functions(start, advance, measure)
 
-    recorded: list[dict] = []
-    at = list(range(0, steps, record_every)) + [steps]
 
-    def run() -> Run:
-        stacked = {name: np.stack([r[name] for r in recorded], -1) for name in recorded[0]}
-        weights = {name: stacked[f"weight/{name}"][..., -1] for name in problem.conditions}
-        return Run(state.params, weights, {"step": np.array(at[: len(recorded)])} | stacked)
-
-    with tqdm(total=steps, disable=not progress, desc=problem.name, unit="step") as bar:
-        for now, after in zip(at, at[1:] + [None], strict=True):
-            recorded.append(jax.device_get(measure(keys, state)))
-            bad = [name for name, value in recorded[-1].items() if not np.isfinite(value).all()]
-            if bad:
-                raise DivergedError(
-                    f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  Lower the "
-                    "learning rate (see `convergence.max_learning_rate`); `.run` of this error has the history.",
-                    run(),
-                )
-            if after is not None:
-                state = advance(keys, state, after - now)
-                bar.update(after - now)
-    return run()
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -8,7 +8,7 @@ A rule is used in any training loop in three lines::
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from pinn_analysis import gradients
+from pinn_analysis import gradients, ntk
 from pinn_analysis.problems import Problem, check_names
 
 
@@ -97,7 +97,8 @@ def lr_annealing(
         raise ValueError(f'`rule` must be "siam" or "arxiv", got {rule!r}.')
     decay = {"siam": 0.9, "arxiv": 0.1}[rule] if decay is None else decay
 
-    def targets(weights: dict, grads: dict) -> dict:
+    def targets(weights: dict, *now: Any) -> dict:
+        grads = gradients.by_term(*now)
         largest = gradients.statistics(grads[reference]).max
         means = {name: gradients.statistics(gradient).mean for name, gradient in grads.items()}
         if rule == "siam":
@@ -121,16 +122,46 @@ def grad_norm(*, decay: float = 0.9, every: int = 1000) -> Weighting:
         ValueError: a ``decay`` outside [0, 1), or ``every`` below 1.
     """
 
-    def targets(weights: dict, grads: dict) -> dict:
-        norms = {name: gradients.statistics(gradient).norm for name, gradient in grads.items()}
+    def targets(weights: dict, *now: Any) -> dict:
+        norms = {name: gradients.statistics(gradient).norm for name, gradient in gradients.by_term(*now).items()}
         total = sum(norms.values())
         return {name: total / norm for name, norm in norms.items()}
 
     return _moving(targets, decay, every, None)
 
 
+def ntk_trace(*, every: int = 100) -> Weighting:
+    """Weights that give every term the same average rate: Algorithm 1 of the NTK paper.
+
+    The loss ``Σ_i λ_i mean(r_i²)`` decays term ``i`` at the average rate ``2 λ_i c_i`` with
+    ``c_i = tr K_ii / n_i``, the mean square norm of a row of its Jacobian
+    (`convergence.rates`), so that equal rates mean
+
+        λ_i = Σ_j c_j / c_i,
+
+    for any number of terms and of points.  With equally many points a term that is the
+    paper's ``Σ_j tr K_jj / tr K_ii`` (eq. 7.13 to 7.15 for the wave).  There is no moving average, as
+    in the paper.  Rates do not see how large the residuals are.  A term whose trace is zero,
+    one that no parameter can change, keeps its weight.
+
+    Args:
+        every: steps between two changes: 1,000 in the paper, 100 in the authors' code.
+
+    Raises:
+        ValueError: ``every`` below 1.
+    """
+
+    def targets(weights: dict, problem: Problem, apply: Callable, params: PyTree, points: Mapping) -> dict:
+        rows = ntk.row_counts(problem, apply, params, points)
+        rates = {name: trace / rows[name] for name, trace in ntk.traces(problem, apply, params, points).items()}
+        total = sum(rates.values())
+        return {name: total / rate for name, rate in rates.items()}
+
+    return _moving(targets, 0.0, every, None)
+
+
 def _moving(targets: Callable, decay: float, every: int, reference: str | None) -> Weighting:
-    """Weights that start at 1 and move towards ``targets(weights, gradients)``."""
+    """Weights that start at 1 and move towards ``targets(weights, problem, apply, params, points)``."""
     if not 0 <= decay < 1:
         raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
     if every < 1:
@@ -150,7 +181,7 @@ def _moving(targets: Callable, decay: float, every: int, reference: str | None) 
         weights, count = state
 
         def move() -> dict:
-            aims = targets(weights, gradients.by_term(problem, apply, params, points))
+            aims = targets(weights, problem, apply, params, points)
             moved = {name: decay * old + (1 - decay) * aims[name] for name, old in weights.items()}
             return {name: jnp.where(jnp.isfinite(aims[name]), moved[name], old) for name, old in weights.items()}
 

@@ -10,5 +10,10 @@ Shapes: ``n`` points (rows of all terms together), ``d`` inputs, ``p`` parameter
 """
 
 from pinn_analysis.ntk._blocks import KernelBlocks as KernelBlocks
-from pinn_analysis.ntk._finite import empirical as empirical, matvec as matvec, traces as traces
+from pinn_analysis.ntk._finite import (
+    empirical as empirical,
+    matvec as matvec,
+    row_counts as row_counts,
+    traces as traces,
+)
 from pinn_analysis.ntk._limit import infinite as infinite

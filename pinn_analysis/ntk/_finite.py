@@ -66,10 +66,15 @@ def empirical(
         [gram(left, right, apply, params, x, None if i == j else y) for j, (right, y) in enumerate(groups[: i + 1])]
         for i, (left, x) in enumerate(groups)
     ]
-    sizes = tuple(
-        len(x) * jax.eval_shape(_outputs(operator, apply, params), x[0]).size for operator, x in terms.values()
-    )
-    return KernelBlocks(mirror(rows), tuple(terms), sizes)
+    return KernelBlocks(mirror(rows), tuple(terms), tuple(row_counts(problem, apply, params, points).values()))
+
+
+def row_counts(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, int]:
+    """Rows that each term has in the kernel: its points times the components of its operator."""
+    return {
+        name: len(points[name]) * jax.eval_shape(_outputs(condition.operator, apply, params), points[name][0]).size
+        for name, condition in problem.conditions.items()
+    }
 
 
 def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
