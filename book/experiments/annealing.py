@@ -3,7 +3,8 @@
     python book/experiments/annealing.py [--steps 40000] [--seeds 3]
 
 The network of the first paper's code, three hidden layers of 50, once for each entry of
-VARIANTS and each seed.  Saved after every run; a second call does what is missing.
+VARIANTS and each seed.  One record a run; what is stored already is not run again, and more
+steps replace fewer.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pinn_analysis import gradients, networks, problems, results, training, weig
 
 SIZES = (2, 50, 50, 50, 1)
 BATCH_SIZE = 128
-RECORD_EVERY = 400
+RECORD_EVERY = 200
 RECORDED = ("error", "loss/boundary", "loss/residual", "weight/boundary")
 
 
@@ -76,58 +77,28 @@ VARIANTS = {
 
 
 def main(steps: int, seeds: int) -> None:
-    config = {
-        "problem": "helmholtz_2d", "sizes": SIZES, "steps": steps, "batch_size": BATCH_SIZE,
-        "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32", "inputs": "standardized",
-        "record_every": RECORD_EVERY,
+    configs = {
+        f"{name} {seed}": {
+            "problem": "helmholtz_2d", "sizes": SIZES, "variant": name, "seed": seed, "steps": steps,
+            "batch_size": VARIANTS[name][2], "edges_added": VARIANTS[name][1], "precision": "float32",
+            "optimizer": "adam 1e-3, 0.9 per 1,000", "inputs": "standardized",
+        }
+        for seed in range(seeds)
+        for name in VARIANTS
     }  # fmt: skip
-    done, seconds = stored(config)
-    for seed in range(seeds):
-        for name, (rule, edges_added, batch_size) in VARIANTS.items():
-            if (name, seed) in done:
-                continue
-            start = time.perf_counter()
-            problem = helmholtz(edges_added)
-            network = networks.standardized(networks.mlp(SIZES), *problem.domain)
-            run = training.train(
-                problem, network, key=jax.random.key(seed), steps=steps, batch_size=batch_size, weighting=rule,
-                record_every=RECORD_EVERY,
-            )  # fmt: skip
-            done[name, seed] = {recorded: run.history[recorded] for recorded in RECORDED}
-            seconds += time.perf_counter() - start
-            save(done, config, seconds)
-
-
-def save(done: dict, config: dict, seconds: float) -> None:
-    """Arrays ``(variant, seed, t)``, NaN where there is no run yet."""
-    names, seeds = list(VARIANTS), sorted({seed for _, seed in done})
-    length = len(next(iter(done.values()))["error"])
-    empty = dict.fromkeys(RECORDED, np.full(length, np.nan))
-    arrays = {
-        recorded.replace("/", "_"): np.array(
-            [[done.get((name, seed), empty)[recorded] for seed in seeds] for name in names], np.float32
+    for record in results.missing("annealing", configs):
+        config = configs[record]
+        rule, edges_added, batch_size = VARIANTS[config["variant"]]
+        start = time.perf_counter()
+        problem = helmholtz(edges_added)
+        run = training.train(
+            problem, networks.standardized(networks.mlp(SIZES), *problem.domain), key=jax.random.key(config["seed"]),
+            steps=steps, batch_size=batch_size, weighting=rule, record_every=RECORD_EVERY,
+        )  # fmt: skip
+        history = {key.replace("/", "_"): np.float32(run.history[key]) for key in RECORDED}
+        results.add(
+            "annealing", record, config, seconds=time.perf_counter() - start, step=run.history["step"], **history
         )
-        for recorded in RECORDED
-    }
-    step = np.append(np.arange(0, config["steps"], RECORD_EVERY), config["steps"])
-    results.save("annealing", config | {"variants": names, "seeds": seeds}, seconds=seconds, step=step, **arrays)
-
-
-def stored(config: dict) -> tuple[dict, float]:
-    """Runs of an earlier call with the same settings, and the time they took."""
-    try:
-        arrays, how = results.load("annealing")
-    except FileNotFoundError:
-        return {}, 0.0
-    names, seeds = how["config"].pop("variants"), how["config"].pop("seeds")
-    if how["config"] != config | {"sizes": list(SIZES)}:
-        raise SystemExit(f"The stored runs have other settings, {how['config']}; move that file away first.")
-    done = {
-        (name, seed): {recorded: arrays[recorded.replace("/", "_")][i, j] for recorded in RECORDED}
-        for i, name in enumerate(names)
-        for j, seed in enumerate(seeds)
-    }
-    return {cell: history for cell, history in done.items() if np.isfinite(history["error"]).all()}, how["seconds"]
 
 
 if __name__ == "__main__":
