@@ -6,6 +6,7 @@ One record a run; what is stored already is not run again, and more steps replac
 """
 
 import argparse
+import functools
 import time
 
 import jax
@@ -17,11 +18,13 @@ BATCH_SIZE = 128
 RECORD_EVERY = 200
 RECORDED = ("error", "loss/boundary", "loss/residual")
 MLP, MODIFIED = networks.mlp, networks.modified_mlp
+BIAS_STD = float(np.sqrt(2 / 51))  # Of the encoders' biases in the improved architecture.
 # Name: architecture, width, whether weights are annealed.  Three hidden layers each.
 NETWORKS = {
     "modified 50": (MODIFIED, 50, False),
     "plain 50": (MLP, 50, False),
     "plain 52": (MLP, 52, False),  # As many parameters as the first, and a few more.
+    "plain 50, random biases": (functools.partial(MLP, bias_std=BIAS_STD), 50, False),
     "plain 100": (MLP, 100, False),  # At least as costly a step.
     "modified 50, annealed": (MODIFIED, 50, True),
     "plain 100, annealed": (MLP, 100, True),
