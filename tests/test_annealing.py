@@ -1,4 +1,4 @@
-"""`weighting.lr_annealing` and `grad_norm`: where they come to rest, and what they do not touch."""
+"""`weighting.lr_annealing`, `grad_norm` and `ntk_trace`: where they come to rest, and what they do not touch."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from pinn_analysis import gradients, mlp, problems, weighting
+from pinn_analysis import convergence, gradients, mlp, ntk, problems, weighting
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +161,31 @@ def test_three_lines_in_a_loop_of_ones_own_with_flax():
 def test_bad_settings_say_what_is_wanted(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_traces_of_the_kernel_give_every_term_the_same_average_rate():
+    problem, network = problems.wave_1d(), mlp((2, 8, 8, 1))
+    params = network.init(jax.random.key(0))
+    sizes = {"boundary": 4, "initial": 7, "initial_velocity": 5, "residual": 9}
+    points = problem.sample(jax.random.key(1), sizes)
+    rule = weighting.ntk_trace()
+    weights, _ = rule.update(rule.init(problem), problem, network.apply, params, points)
+    rates = convergence.rates(ntk.empirical(problem, network.apply, params, points))
+    np.testing.assert_allclose([weights[name] * rates[name] for name in sizes], sum(rates.values()), rtol=1e-10)
+
+
+def test_with_equally_many_points_they_are_the_papers_ratios_of_traces(setting):
+    problem, apply, params, _ = setting
+    points = {"boundary": jnp.array([[0.0], [1.0], [0.0], [1.0]]), "residual": jnp.linspace(0, 1, 4)[:, None]}
+    rule = weighting.ntk_trace()
+    weights, _ = rule.update(rule.init(problem), problem, apply, params, points)
+    matrix = ntk.empirical(problem, apply, params, points).matrix
+    for name, where in {"boundary": slice(0, 4), "residual": slice(4, 8)}.items():
+        np.testing.assert_allclose(weights[name], jnp.trace(matrix) / jnp.trace(matrix[where, where]), rtol=1e-10)
+
+
+def test_a_term_that_no_parameter_can_change_keeps_its_weight(setting):
+    problem, _, params, points = setting
+    rule = weighting.ntk_trace()
+    weights, _ = rule.update(rule.init(problem), problem, lambda params, x: params[0]["weight"][0, 0], params, points)
+    assert weights["residual"] == 1 and weights["boundary"] == 1

@@ -130,3 +130,50 @@ def test_every_stored_result_loads_and_has_its_script(path):
     assert arrays and provenance["config"] and results.describe(provenance)
     assert (results.FOLDER.parent / "experiments" / f"{path.stem}.py").exists()
     assert path.stat().st_size < 2**20
+
+
+def steps(n, **changed):
+    return {"model": "M1", "seed": 0, "steps": n} | changed
+
+
+@pytest.fixture
+def table(tmp_path):
+    results.add("table", "M1 0", steps(100), seconds=1.0, folder=tmp_path, error=np.arange(3.0))
+    results.add("table", "M2 0", steps(100, model="M2"), seconds=2.0, folder=tmp_path, error=np.arange(4.0))
+    return tmp_path
+
+
+def test_a_table_keeps_every_record_with_its_own_provenance(table):
+    records = results.records("table", folder=table)
+    assert list(records) == ["M1 0", "M2 0"]
+    for n, (record, (arrays, how)) in zip((3, 4), records.items(), strict=True):
+        np.testing.assert_array_equal(arrays["error"], np.arange(float(n)))
+        assert how["config"]["model"] == record[:2] and how["device"] and how["commit"]
+    assert results.load("table", table)[1]["seconds"] == 3.0
+
+
+def test_only_what_is_absent_or_shorter_is_missing(table):
+    wanted = {"M1 0": steps(100), "M2 0": steps(200, model="M2"), "M3 0": steps(1, model="M3")}
+    assert results.missing("table", wanted, folder=table) == ["M2 0", "M3 0"]
+
+
+def test_more_steps_replace_fewer_and_never_the_other_way(table):
+    results.add("table", "M1 0", steps(200), seconds=1.0, folder=table, error=np.ones(9))
+    before = (table / "table.npz").read_bytes()
+    for fewer in (200, 50):
+        with pytest.raises(ValueError, match=f"'M1 0' is stored in .* at least {fewer} steps; it stays"):
+            results.add("table", "M1 0", steps(fewer), seconds=1.0, folder=table, error=np.zeros(9))
+    assert (table / "table.npz").read_bytes() == before
+    assert results.records("table", folder=table)["M1 0"][0]["error"].tolist() == [1.0] * 9
+
+
+def test_other_settings_are_an_error_that_names_them_and_overwrites_nothing(table):
+    before = (table / "table.npz").read_bytes()
+    with pytest.raises(ValueError, match="'M1 0' is stored in .* with another batch, seed.*same settings, or move"):
+        results.missing("table", {"M1 0": steps(200, seed=1, batch=3)}, folder=table)
+    assert (table / "table.npz").read_bytes() == before
+
+
+def test_one_result_is_no_table(folder):
+    with pytest.raises(ValueError, match="holds one result, not a table"):
+        results.add("run", "M1 0", steps(1), seconds=1.0, folder=folder)

@@ -102,7 +102,17 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(key):
 
 def test_a_problem_without_a_solution_has_no_error_in_its_history(key):
     run = train(PROBLEM._replace(solution=None), NETWORK, key=key, steps=1, batch_size=4, progress=False)
-    assert set(run.history) == {"step", "loss/boundary", "loss/residual", "weight/boundary", "weight/residual"}
+    kinds = {name.split("/")[0] for name in run.history}
+    assert kinds == {"step", "loss", "weight", "gradient_max", "gradient_mean", "gradient_norm"}
+
+
+def test_gradient_statistics_are_those_of_the_unweighted_losses_at_that_step(key):
+    weighting = fixed(boundary=7.0, residual=2.0)
+    run = short(key=key, steps=10, points=POINTS, weighting=weighting)
+    gradient = jax.grad(lambda p: PROBLEM.losses(functools.partial(NETWORK.apply, p), POINTS)["boundary"])(run.params)
+    entries = np.abs(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)]))
+    found = [run.history[f"gradient_{kind}/boundary"][-1] for kind in ("max", "mean", "norm")]
+    np.testing.assert_allclose(found, [entries.max(), entries.mean(), np.sqrt((entries**2).sum())], rtol=1e-10)
 
 
 @pytest.mark.parametrize(
