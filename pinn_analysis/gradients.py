@@ -1,7 +1,12 @@
 """How each loss term pulls on the parameters: gradients by term and by layer.
 
-All statistics come from one reverse pass over the vector of losses (`by_term`).  Losses are
-the unweighted mean squares of `Problem.losses`.
+Everything here is a function of the gradients that `by_term` computes at once::
+
+    grads = gradients.by_term(problem, apply, params, points)
+    norms = {name: gradients.statistics(gradient).norm for name, gradient in grads.items()}
+    layers = {name: gradients.by_layer(gradient) for name, gradient in grads.items()}
+
+Losses are the unweighted mean squares of `Problem.losses`.  All functions are traceable.
 
 Shapes: ``k`` loss terms, ``p`` parameters.
 """
@@ -14,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis.problems import Problem
@@ -31,6 +37,18 @@ class Statistics(NamedTuple):
     max: Array
     mean: Array
     norm: Array
+
+
+class Histogram(NamedTuple):
+    """Distribution of the entries of a gradient.
+
+    Attributes:
+        density: share of all entries in each bin over its width, ``(bins,)``.
+        edges: of the bins, ascending, ``(bins + 1,)``.
+    """
+
+    density: Array
+    edges: Array
 
 
 def by_term(problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, Array]) -> dict[str, PyTree]:
@@ -59,6 +77,31 @@ def statistics(gradient: PyTree) -> Statistics:
     """Over all entries of a gradient, or of one array of it."""
     entries = jnp.abs(ravel_pytree(gradient)[0])
     return Statistics(entries.max(), entries.mean(), jnp.linalg.norm(entries))
+
+
+def histogram(gradient: PyTree, *, bins: int = 50, limit: ArrayLike | None = None) -> Histogram:
+    """Over all entries of a gradient, or of one array of it; symmetric about zero.
+
+    Args:
+        gradient: any pytree of arrays.
+        bins: number of bins, of equal width.
+        limit: upper edge of the last bin, positive; by default the largest absolute entry.
+            What lies beyond is in no bin: the density then integrates to less than 1.
+
+    Raises:
+        ValueError: ``bins`` below 1; a ``limit`` that is not positive.
+    """
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1, got {bins}.")
+    if limit is not None and not isinstance(limit, jax.core.Tracer) and not limit > 0:
+        raise ValueError(f"`limit` must be positive, got {limit}; leave it out for the largest entry.")
+    entries = ravel_pytree(gradient)[0]
+    if limit is None:
+        largest = jnp.abs(entries).max()
+        limit = jnp.where(largest > 0, largest, 1.0)  # A gradient that is zero is one peak.
+    edges = jnp.linspace(-1.0, 1.0, bins + 1, dtype=entries.dtype) * limit
+    counts = jnp.histogram(entries, edges)[0]
+    return Histogram(counts / (entries.size * jnp.diff(edges)), edges)
 
 
 def cosines(gradients: Mapping[str, PyTree]) -> Float[Array, "k k"]:

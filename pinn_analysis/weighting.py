@@ -73,7 +73,14 @@ def lr_annealing(
 
     as ``λ ← decay · λ + (1 - decay) · target``.  Maximum and mean are over all parameters,
     as both versions say; the authors' code leaves out biases and takes the mean of the means
-    of the layers.  A term whose gradient is zero keeps its weight.
+    of the layers.
+
+    The rules divide by gradients, so they have limits.  A term whose gradient is zero (or
+    so small that the ratio overflows) keeps its weight.  If the gradient of ``reference`` is
+    zero, the target is 0 and the other weights fall by ``decay`` an update; both rules
+    recover when it returns, unless a weight has underflowed to 0, where ``"siam"`` stays.
+    ``"arxiv"`` does not depend on how a term is scaled (``c L_i`` gets ``λ_i / c``); under
+    ``"siam"`` the product ``λ_i c`` grows like ``√c``.
 
     Args:
         rule: ``"siam"``, which the authors' code follows, or ``"arxiv"``.

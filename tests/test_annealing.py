@@ -19,11 +19,11 @@ def setting():
     return problem, network.apply, network.init(jax.random.key(0)), points
 
 
-def rest(rule, setting, updates=400):
+def rest(rule, setting, state=None, updates=400):
     """Weights after many updates with nothing else moving."""
     problem, apply, params, points = setting
     update = jax.jit(lambda state: rule.update(state, problem, apply, params, points)[1])
-    state = rule.init(problem)
+    state = rule.init(problem) if state is None else state
     for _ in range(updates):
         state = update(state)
     return rule.update(state, problem, apply, params, points)[0]
@@ -80,6 +80,45 @@ def test_a_term_without_gradient_keeps_its_weight(setting):
     rule = weighting.lr_annealing()
     weights, _ = rule.update(rule.init(problem), problem, apply, params, points)
     assert weights["boundary"] == 1
+
+
+def scaled(problem, c):
+    """The boundary loss times ``c``: its residuals times the root."""
+    boundary = problem.conditions["boundary"]
+    times = boundary._replace(operator=lambda u: lambda x: c**0.5 * u(x), target=lambda x: c**0.5 * boundary.target(x))
+    return problem._replace(conditions=problem.conditions | {"boundary": times})
+
+
+@pytest.mark.parametrize("name, power", [("arxiv", 0.0), ("siam", 0.5)])
+def test_what_adding_four_edges_does_to_the_weight_that_counts(setting, name, power):
+    """A sum of four means is the loss times 4: no change by one rule, a factor 2 by the other."""
+    rule, (problem, *rest_of_setting) = weighting.lr_annealing(name, every=1), setting
+    once = rest(rule, setting)["boundary"]
+    four = rest(rule, (scaled(problem, 4.0), *rest_of_setting))["boundary"]
+    np.testing.assert_allclose(4 * four / once, 4**power, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["siam", "arxiv"])
+def test_a_residual_without_gradient_sends_weights_down_and_they_recover(setting, name):
+    problem, apply, params, points = setting
+    residual = problem.conditions["residual"]._replace(operator=lambda u: lambda x: jnp.zeros(()))
+    silent = problem._replace(conditions=problem.conditions | {"residual": residual})
+    rule = weighting.lr_annealing(name, every=1)
+    state = rule.init(problem)
+    for n in range(1, 4):
+        weights, state = rule.update(state, silent, apply, params, points)
+        decay = 0.9 if name == "siam" else 0.1
+        np.testing.assert_allclose(weights["boundary"], decay**n, rtol=1e-10)
+    np.testing.assert_allclose(rest(rule, setting, state)["boundary"], rest(rule, setting)["boundary"], rtol=1e-8)
+
+
+def test_a_ratio_that_overflows_changes_nothing(setting):
+    problem, apply, params, points = setting
+    rule = weighting.lr_annealing("siam", every=1)
+    (start, count) = rule.init(problem)
+    tiny = start | {"boundary": jnp.asarray(0.0)}
+    weights, _ = rule.update((tiny, count), problem, apply, params, points)
+    assert weights["boundary"] == 0  # Where the rule stays: its docstring says so.
 
 
 def test_three_lines_in_a_loop_of_ones_own_with_flax():

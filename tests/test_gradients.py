@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinn_analysis import gradients, mlp, problems
+from pinn_analysis import gradients, mlp, ntk, problems
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,44 @@ def test_cosines_of_known_angles():
         {"a": [jnp.array([1.0, 0.0])], "b": [jnp.array([0.0, 2.0])], "c": [jnp.array([-3.0, 0.0])]}
     )
     np.testing.assert_allclose(cosines, [[1, 0, -1], [0, 1, 0], [-1, 0, 1]], atol=1e-15)
+
+
+@pytest.mark.parametrize("limit", [None, 0.02])
+def test_histograms_are_those_of_numpy(setting, limit):
+    problem, apply, params, points = setting
+    gradient = gradients.by_term(problem, apply, params, points)["boundary"]
+    density, edges = jax.jit(lambda g: gradients.histogram(g, bins=10, limit=limit))(gradient)
+    entries = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+    ends = np.abs(entries).max() if limit is None else limit
+    counts, expected = np.histogram(entries, 10, (-ends, ends))
+    np.testing.assert_allclose(edges, expected, atol=1e-15)
+    np.testing.assert_allclose(density, counts / (entries.size * np.diff(expected)), rtol=1e-10)
+
+
+def test_a_histogram_integrates_to_the_share_of_entries_within_its_limit():
+    entries = jnp.array([0.0, 0.1, -0.2, 5.0])
+    for limit, share in ((10.0, 1.0), (1.0, 0.75), (0.15, 0.5)):
+        density, edges = gradients.histogram([entries], bins=7, limit=limit)
+        assert jnp.sum(density * jnp.diff(edges)) == pytest.approx(share)
+
+
+def test_the_histogram_of_a_gradient_that_is_zero_is_one_peak():
+    density, edges = gradients.histogram(jnp.zeros(5), bins=3)
+    np.testing.assert_allclose(density * jnp.diff(edges), [0, 1, 0])
+
+
+def test_the_norm_of_a_gradient_is_a_quadratic_form_of_the_kernel(setting):
+    """|∇L_i| = 2/n_i |J_iᵀ r_i|, and K_ii = J_i J_iᵀ: two derivations of one number."""
+    problem, apply, params, points = setting
+    kernel = ntk.empirical(problem, apply, params, points)
+    residuals = problem.residuals(functools.partial(apply, params), points)
+    for name, gradient in gradients.by_term(problem, apply, params, points).items():
+        r = residuals[name]
+        expected = 2 / len(r) * jnp.sqrt(r @ kernel[name, name] @ r)
+        np.testing.assert_allclose(gradients.statistics(gradient).norm, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("options, message", [({"bins": 0}, "at least 1"), ({"limit": 0.0}, "must be positive")])
+def test_bad_bins_say_what_is_wanted(options, message):
+    with pytest.raises(ValueError, match=message):
+        gradients.histogram(jnp.ones(3), **options)

@@ -1,0 +1,108 @@
+"""Learning-rate annealing on Helmholtz: the two published rules, the authors' code, constants.
+
+    python book/experiments/annealing.py [--steps 40000] [--seeds 3]
+
+The network of the first paper's code, three hidden layers of 50, once for each entry of
+VARIANTS and each seed.  One record a run; what is stored already is not run again, and more
+steps replace fewer.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pinn_analysis import gradients, networks, problems, results, training, weighting
+
+SIZES = (2, 50, 50, 50, 1)
+BATCH_SIZE = 128
+RECORD_EVERY = 200
+RECORDED = ("error", "loss/boundary", "loss/residual", "weight/boundary")
+
+
+def helmholtz(edges_added: bool) -> problems.Problem:
+    """With one mean over the boundary, or the sum of four means of the authors' code: (2u)² = 4u²."""
+    problem = problems.helmholtz_2d()
+    if not edges_added:
+        return problem
+    boundary = problem.conditions["boundary"]._replace(operator=lambda u: lambda x: 2 * u(x))
+    return problem._replace(conditions=problem.conditions | {"boundary": boundary})
+
+
+def of_matrices(decay: float = 0.9, every: int = 10) -> weighting.Weighting:
+    """The rule as the authors' code has it: no biases, and the mean of the means of the layers."""
+
+    def init(problem):
+        return {name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int)
+
+    def update(state, problem, apply, params, points):
+        weights, count = state
+
+        def move():
+            grads = gradients.by_term(problem, apply, params, points)
+            layers = {name: [abs(layer["weight"]) for layer in gradient] for name, gradient in grads.items()}
+            largest = jnp.stack([layer.max() for layer in layers["residual"]]).max()
+            mean = jnp.stack([layer.mean() for layer in layers["boundary"]]).mean()
+            old = weights["boundary"]
+            return weights | {"boundary": decay * old + (1 - decay) * largest / (old * mean)}
+
+        weights = jax.lax.cond(count % every == 0, move, lambda: weights)
+        return weights, (weights, count + 1)
+
+    return weighting.Weighting(init, update)
+
+
+def constant(weight: float) -> weighting.Weighting:
+    return weighting.fixed(boundary=weight, residual=1.0)
+
+
+FOUR_EDGES = {"boundary": 4 * BATCH_SIZE, "residual": BATCH_SIZE}
+# Name: rule, whether the means of the four edges are added, batch size.
+VARIANTS = {
+    "constant 1": (constant(1.0), False, BATCH_SIZE),
+    "siam": (weighting.lr_annealing("siam"), False, BATCH_SIZE),
+    "arxiv": (weighting.lr_annealing("arxiv"), False, BATCH_SIZE),
+    "code": (of_matrices(), True, FOUR_EDGES),
+    "constant 100": (constant(100.0), False, BATCH_SIZE),
+    "siam, edges added": (weighting.lr_annealing("siam"), True, BATCH_SIZE),
+    "siam, matrices": (of_matrices(), False, BATCH_SIZE),
+    "arxiv, decay 0.9": (weighting.lr_annealing("arxiv", decay=0.9), False, BATCH_SIZE),
+    "constant 1000": (constant(1000.0), False, BATCH_SIZE),
+    "constant 4": (constant(4.0), False, BATCH_SIZE),
+    "siam, 512 points": (weighting.lr_annealing("siam"), False, FOUR_EDGES),
+    "siam, decay 0.1": (weighting.lr_annealing("siam", decay=0.1), False, BATCH_SIZE),
+    "constant 10": (constant(10.0), False, BATCH_SIZE),
+}
+
+
+def main(steps: int, seeds: int) -> None:
+    configs = {
+        f"{name} {seed}": {
+            "problem": "helmholtz_2d", "sizes": SIZES, "variant": name, "seed": seed, "steps": steps,
+            "batch_size": VARIANTS[name][2], "edges_added": VARIANTS[name][1], "precision": "float32",
+            "optimizer": "adam 1e-3, 0.9 per 1,000", "inputs": "standardized",
+        }
+        for seed in range(seeds)
+        for name in VARIANTS
+    }  # fmt: skip
+    for record in results.missing("annealing", configs):
+        config = configs[record]
+        rule, edges_added, batch_size = VARIANTS[config["variant"]]
+        start = time.perf_counter()
+        problem = helmholtz(edges_added)
+        run = training.train(
+            problem, networks.standardized(networks.mlp(SIZES), *problem.domain), key=jax.random.key(config["seed"]),
+            steps=steps, batch_size=batch_size, weighting=rule, record_every=RECORD_EVERY,
+        )  # fmt: skip
+        history = {key.replace("/", "_"): np.float32(run.history[key]) for key in RECORDED}
+        results.add(
+            "annealing", record, config, seconds=time.perf_counter() - start, step=run.history["step"], **history
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    main(**vars(parser.parse_args()))
