@@ -208,6 +208,7 @@ def _parts(x: ArrayLike, batch_size: int | None) -> Iterator[ArrayLike]:
 
 
 def check_params(params: PyTree) -> None:
+    """Raise a `ValueError` unless all of ``params`` are finite arrays of floats."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
