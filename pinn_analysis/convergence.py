@@ -158,8 +158,9 @@ def gradient_descent(
 def rates(kernel: KernelBlocks) -> dict[str, Array]:
     """Average rate ``tr K_ii / n_i`` of each term: NTK paper, Definition 5.1.
 
-    With the paper's loss, ``½ Σ r²``, the mean of the rates of the term's modes; with the mean
-    of squares, where they are ``2 / n_i`` times the eigenvalues of ``K_ii``, half of their sum.
+    With the paper's loss, ``½ Σ r²``, it is the mean of the rates of the term's modes.  With
+    ``λ_i mean(r_i²)``, where these are ``2 λ_i / n_i`` times the eigenvalues of ``K_ii``, they
+    sum to ``2 λ_i`` times it.
     """
     return {name: jnp.trace(kernel[name, name]) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
 

@@ -32,7 +32,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 from matfree import decomp, stochtrace
 
-from pinn_analysis.ntk._finite import Apply, _check_params
+from pinn_analysis.ntk._finite import Apply, check_params
 from pinn_analysis.problems import Condition, Problem, check_names, check_points
 
 PARTS = ("hessian", "gauss_newton", "rest")
@@ -115,7 +115,7 @@ def matvecs(
         ValueError: as `ntk.empirical`; an unknown part; weights that do not fit, or are negative.
     """
     check_points(problem, points)
-    _check_params(params)
+    check_params(params)
     if part not in PARTS:
         raise ValueError(f"`part` must be one of {PARTS}, got {part!r}.")
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights

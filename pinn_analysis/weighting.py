@@ -131,11 +131,12 @@ def grad_norm(*, decay: float = 0.9, every: int = 1000) -> Weighting:
 
 
 def ntk_trace(*, every: int = 100) -> Weighting:
-    """Weights that give every term the same average rate: Algorithm 1 of the NTK paper.
+    """Weights that give every term the same sum of rates: Algorithm 1 of the NTK paper.
 
-    The loss ``Σ_i λ_i mean(r_i²)`` decays term ``i`` at the average rate ``2 λ_i c_i`` with
-    ``c_i = tr K_ii / n_i``, the mean square norm of a row of its Jacobian
-    (`convergence.rates`), so that equal rates mean
+    Under the loss ``Σ_i λ_i mean(r_i²)`` the modes of term ``i`` alone decay at the rates
+    ``2 λ_i μ / n_i``, ``μ`` the eigenvalues of ``K_ii``.  They sum to ``2 λ_i c_i`` with
+    ``c_i = tr K_ii / n_i`` (`convergence.rates`), the mean square norm of a row of the term's
+    Jacobian, so that equal sums mean
 
         λ_i = Σ_j c_j / c_i,
 

@@ -163,7 +163,7 @@ def test_bad_settings_say_what_is_wanted(make, message):
         make()
 
 
-def test_traces_of_the_kernel_give_every_term_the_same_average_rate():
+def test_traces_of_the_kernel_give_every_term_the_same_sum_of_rates():
     problem, network = problems.wave_1d(), mlp((2, 8, 8, 1))
     params = network.init(jax.random.key(0))
     sizes = {"boundary": 4, "initial": 7, "initial_velocity": 5, "residual": 9}

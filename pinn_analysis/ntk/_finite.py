@@ -46,7 +46,7 @@ def empirical(
         ValueError: see `check_points`; parameters that are not floating-point or not finite.
     """
     check_points(problem, points)
-    _check_params(params)
+    check_params(params)
     if method not in ("auto", "jacobian", "structured"):
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     if batch_size is not None and batch_size < 1:
@@ -86,7 +86,7 @@ def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
         ValueError: as `empirical`.
     """
     check_points(problem, points)
-    _check_params(params)
+    check_params(params)
     return {
         name: _trace(condition.operator, apply, params, points[name]) for name, condition in problem.conditions.items()
     }
@@ -101,7 +101,7 @@ def matvec(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
         ValueError: as `empirical`.
     """
     check_points(problem, points)
-    _check_params(params)
+    check_params(params)
 
     def rows(params: PyTree) -> Float[Array, " n"]:
         return jnp.concatenate(
@@ -207,7 +207,8 @@ def _parts(x: ArrayLike, batch_size: int | None) -> Iterator[ArrayLike]:
     return (x[i : i + step] for i in range(0, len(x), step))
 
 
-def _check_params(params: PyTree) -> None:
+def check_params(params: PyTree) -> None:
+    """Raise a `ValueError` unless all of ``params`` are finite arrays of floats."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
