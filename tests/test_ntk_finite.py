@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from pinn_analysis import ntk
 from pinn_analysis.networks import mlp
-from pinn_analysis.operators import partial
+from pinn_analysis.operators import laplacian, partial
 from pinn_analysis.problems import Condition, Problem, helmholtz_2d, wave_1d
 
 ROUNDING = 1e-12
@@ -121,6 +121,19 @@ def test_wide_networks_take_the_structured_method_and_agree(monkeypatch):
     dense = ntk.empirical(problem, network.apply, params, points, method="jacobian").matrix
     monkeypatch.setattr(ntk._finite, "_jacobian_gram", None)
     assert error(ntk.empirical(problem, network.apply, params, points).matrix, dense) <= ROUNDING
+
+
+def test_traces_of_wide_networks_form_no_row_and_agree(monkeypatch):
+    network, x = mlp((2, 400, 300, 2)), jnp.array([[0.1, 0.2], [0.3, -0.4], [0.5, 0.6]])
+    both = lambda u: lambda x: jnp.stack([laplacian(u)(x)[0], u(x)[1]])  # Two components a point.
+    condition = Condition(both, lambda x: jnp.zeros(2), lambda key, n: x)
+    problem = helmholtz_2d()._replace(conditions={"both": condition})
+    params = network.init(jax.random.key(0))
+    dense = ntk.empirical(problem, network.apply, params, {"both": x}, method="jacobian").matrix
+    monkeypatch.setattr(ntk._finite, "_row_gradients", None)
+    np.testing.assert_allclose(
+        ntk.traces(problem, network.apply, params, {"both": x})["both"], jnp.trace(dense), rtol=ROUNDING
+    )
 
 
 def test_traces_are_sums_of_the_diagonal(case):

@@ -52,8 +52,7 @@ def empirical(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if method == "auto":
-        wide = max(leaf.size for leaf in jax.tree.leaves(params)) >= 100_000
-        method = "structured" if wide and _neural_tangents.installed() else "jacobian"
+        method = "structured" if _structure_pays(params) else "jacobian"
     terms = {name: (condition.operator, points[name]) for name, condition in problem.conditions.items()}
     if method == "jacobian" and batch_size is None:
         gram, groups = _jacobian_gram, [list(terms.values())]  # All rows at once.
@@ -80,15 +79,18 @@ def row_counts(problem: Problem, apply: Apply, params: PyTree, points: Mapping[s
 def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
     """``tr K_ii`` of each term without the kernel: squared norms of the rows, added up.
 
-    O(n p) time, and the memory of a few rows.  Traceable, so it can stand in a training loop.
+    O(n p) time, and the memory of 32 rows; for wide networks (as in `empirical`) with
+    neural-tangents installed less than a training step on the same points, and no row is
+    formed.  Traceable, so it can stand in a training loop.
 
     Raises:
         ValueError: as `empirical`.
     """
     check_points(problem, points)
     check_params(params)
+    trace = _structured_trace if _structure_pays(params) else _jacobian_trace
     return {
-        name: _trace(condition.operator, apply, params, points[name]) for name, condition in problem.conditions.items()
+        name: trace(condition.operator, apply, params, points[name]) for name, condition in problem.conditions.items()
     }
 
 
@@ -175,16 +177,7 @@ def _structured_gram(
     It takes one function of both points; where the operators differ that is both one
     after the other, of which the block in the corner is wanted.
     """
-    nt = _neural_tangents.load()
-    distinct = left if left == right else left + right
-
-    def batch(params: PyTree, x: Array) -> Array:
-        fields = [_outputs(operator, apply, params) for operator in distinct]
-        return jax.vmap(lambda z: jnp.concatenate([f(z) for f in fields]))(x)
-
-    kernel = nt.empirical_ntk_fn(
-        batch, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES
-    )
+    kernel = _structured_kernel(left if left == right else left + right, apply)
     with jax.default_matmul_precision("highest"):
         block = kernel(x[0], None if y is None else y[0], params)
     q_left, q_right = (jax.eval_shape(_outputs(o, apply, params), x[0][0]).size for o in left + right)
@@ -193,13 +186,42 @@ def _structured_gram(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _trace(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
+def _structured_trace(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
+    kernel = _structured_kernel((operator,), apply)
+
+    def squared_norm(x: Array) -> Array:
+        return jnp.trace(kernel(x[None], None, params)[0, 0])
+
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(squared_norm, x, batch_size=128).sum()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jacobian_trace(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
     def squared_norm(x: Array) -> Array:
         jacobian = _row_gradients(operator, apply, params)(x)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jacobian))
 
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(squared_norm, x, batch_size=32).sum()
+
+
+def _structure_pays(params: PyTree) -> bool:
+    """Whether rows are matrices so large that their rank is worth knowing."""
+    return max(leaf.size for leaf in jax.tree.leaves(params)) >= 100_000 and _neural_tangents.installed()
+
+
+def _structured_kernel(operators: tuple[Operator, ...], apply: Apply) -> Callable:
+    """``(x (n, d), y, params) -> (n, m, q, q)``, by neural-tangents' structured derivatives."""
+    nt = _neural_tangents.load()
+
+    def batch(params: PyTree, x: Array) -> Array:
+        fields = [_outputs(operator, apply, params) for operator in operators]
+        return jax.vmap(lambda z: jnp.concatenate([f(z) for f in fields]))(x)
+
+    return nt.empirical_ntk_fn(
+        batch, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES
+    )
 
 
 def _parts(x: ArrayLike, batch_size: int | None) -> Iterator[ArrayLike]:
