@@ -19,9 +19,9 @@ setup: .venv/installed
 	touch $@
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 	$(BIN)/python -m doctest README.md
-	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 book
+	$(BIN)/python -m pytest -q -n auto --nbmake --nbmake-timeout=900 book
 
 book: _build/stamp
 	$(BIN)/jupyter-book build book $(SPHINX)
