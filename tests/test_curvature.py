@@ -163,7 +163,7 @@ def test_the_hessian_of_a_network_has_negative_eigenvalues(case, matrices):
 
 def test_few_products_give_bounds_that_hold():
     values = jnp.linspace(-1, 2, 100)
-    for num_matvecs in (1, 2, 5, 20):
+    for num_matvecs in (1, 5):
         ends = curvature.extreme_eigenvalues(lambda v: values * v, values, key=KEY, num_matvecs=num_matvecs)
         assert -1 - 1e-12 <= ends.smallest <= ends.largest <= 2 + 1e-12
         for found, bound in zip((ends.smallest, ends.largest), ends.errors, strict=True):
@@ -173,9 +173,13 @@ def test_few_products_give_bounds_that_hold():
 @pytest.mark.parametrize("diagonal", [[2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0], [5.0], [3.0, 3.0, 0.0, 0.0, 0.0]], ids=str)
 def test_few_distinct_eigenvalues_are_no_obstacle(diagonal):
     diagonal = jnp.array(diagonal)
-    ends = curvature.extreme_eigenvalues(lambda v: diagonal * v, diagonal, key=KEY)
+
+    def product(v):  # One for both, so that it compiles once.
+        return diagonal * v
+
+    ends = curvature.extreme_eigenvalues(product, diagonal, key=KEY)
     np.testing.assert_allclose([ends.smallest, ends.largest], [diagonal.min(), diagonal.max()], atol=1e-12)
-    spectrum = curvature.density(lambda v: diagonal * v, diagonal, key=KEY)
+    spectrum = curvature.density(product, diagonal, key=KEY, samples=1)
     np.testing.assert_allclose(spectrum.counts.sum(), diagonal.size)
     np.testing.assert_allclose((spectrum.counts * spectrum.values).sum(), diagonal.sum(), atol=1e-12)
 
