@@ -118,6 +118,7 @@ def run(problem, points, term, net, seed: int, steps: int) -> dict[str, np.ndarr
     block = np.asarray(kernel[term, term])
     told, measured = amplitudes(told), amplitudes(np.stack(measured))
     return {
+        "block": block,
         "eigenvalues": spectra.eigenvalues(kernel)[term],
         "profile": profile(block),
         "profile_after": profile(np.asarray(after[term, term])),
@@ -143,7 +144,7 @@ def main(seeds: int, steps: int) -> None:
         for key in rows[0]:
             values = np.stack([row[key] for row in rows]).astype(np.float32)
             values = values.reshape(len(ARCHITECTURES), seeds, *values.shape[1:])
-            arrays[f"{setting}_{key}"] = values[:, 0] if key in ("told", "measured") else values  # Of seed 0.
+            arrays[f"{setting}_{key}"] = values[:, 0] if key in ("block", "told", "measured") else values  # Of seed 0.
     counts = [
         sum(leaf.size for leaf in jax.tree.leaves(network(name, 0).init(jax.random.key(0)))) for name in ARCHITECTURES
     ]
