@@ -1,6 +1,6 @@
 """Kernels of architectures with equally many parameters, and the order in which they learn.
 
-    python book/experiments/architecture_kernels.py [--seeds 3] [--steps 16384]
+    python book/experiments/architecture_kernels.py [--seeds 3] [--steps 4096]
 
 For plain, modified and Fourier-feature networks: the empirical kernel at the start, for
 regression and for a Poisson problem; how fast it says each frequency will be learned; and
@@ -35,7 +35,9 @@ DEPTH = 3
 X = (np.arange(POINTS) + 0.5)[:, None] / POINTS  # Cosines, cos(πkx), are orthogonal on these.
 
 
+@functools.cache
 def network(name: str, seed: int) -> networks.Network:
+    """The network; ``seed`` is that of its features, where it has some."""
     kind, width, scales = ARCHITECTURES[name]
     sizes = (1, *(width,) * DEPTH, 1)
     options = {"scales": scales, "key": jax.random.key(100 + seed)} if scales else {}
@@ -97,7 +99,7 @@ def advance(problem, apply, params, start, points, learning_rate, steps):
     return params, problem.residuals(field(params), points)
 
 
-def run(problem, points, term, net, seed: int, steps: int) -> dict[str, np.ndarray]:
+def run(problem, points, term, net, go, seed: int, steps: int) -> dict[str, np.ndarray]:
     params = net.init(jax.random.key(seed))
     kernel = ntk.empirical(problem, net.apply, params, points)
     learning_rate = FRACTION * convergence.max_learning_rate(kernel)
@@ -107,7 +109,6 @@ def run(problem, points, term, net, seed: int, steps: int) -> dict[str, np.ndarr
     told = np.asarray(convergence.gradient_descent(kernel, learning_rate).residuals(start, grid)[term])
 
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32), (params, points))
-    go = jax.jit(functools.partial(advance, problem, net.apply))
     now, measured = single[0], []
     run_to = grid[grid <= steps]
     for more in np.diff(run_to, prepend=0):
@@ -136,11 +137,12 @@ def main(seeds: int, steps: int) -> None:
     began = time.perf_counter()
     arrays = {}
     for setting, (problem, points, term) in settings().items():
-        rows = [
-            run(problem, points, term, network(name, seed), seed, steps)
-            for name in ARCHITECTURES
-            for seed in range(seeds)
-        ]
+        compiled = functools.cache(lambda apply, problem=problem: jax.jit(functools.partial(advance, problem, apply)))
+        rows = []
+        for name, (_, _, scales) in ARCHITECTURES.items():
+            for seed in range(seeds):
+                net = network(name, seed if scales else 0)
+                rows.append(run(problem, points, term, net, compiled(net.apply), seed, steps))
         for key in rows[0]:
             values = np.stack([row[key] for row in rows]).astype(np.float32)
             values = values.reshape(len(ARCHITECTURES), seeds, *values.shape[1:])
@@ -164,5 +166,5 @@ def main(seeds: int, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=16_384)
+    parser.add_argument("--steps", type=int, default=4096)
     main(**vars(parser.parse_args()))
