@@ -3,8 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from jax.flatten_util import ravel_pytree
 
-from pinn_analysis.networks import mlp, modified_mlp, standardized
+from pinn_analysis import ntk
+from pinn_analysis.networks import fourier_mlp, mlp, modified_mlp, standardized
+from pinn_analysis.problems import poisson_1d
 
 ACTIVATIONS = {
     "tanh": np.tanh,
@@ -141,3 +144,81 @@ def test_the_improved_architecture_computes_its_formula(key):
 def test_gates_need_hidden_layers_of_one_width(sizes):
     with pytest.raises(ValueError, match="hidden layers, all of the same width"):
         modified_mlp(sizes)
+
+
+@pytest.mark.parametrize("scales", [(0.5,), (1.0, 10.0)])
+def test_fourier_features_compute_their_formula(scales, key):
+    network = fourier_mlp((2, 6, 4, 1), scales, key=jax.random.key(3))
+    params, x = network.init(key), jnp.array([0.3, -2.0])
+    draws = np.asarray(jax.random.normal(jax.random.key(3), (len(scales), 3, 2)))
+
+    branches = []
+    for scale, b in zip(scales, draws, strict=True):
+        angles = [2 * np.pi * scale * sum(b[i, j] * float(x[j]) for j in range(2)) for i in range(3)]
+        h = np.array([np.cos(a) for a in angles] + [np.sin(a) for a in angles])
+        for layer in params["hidden"]:  # The same for every scale.
+            h = np.tanh(np.asarray(layer["weight"]).T @ h + np.asarray(layer["bias"]))
+        branches.append(h)
+    (last,) = params["last"]
+    exact = np.asarray(last["weight"]).T @ np.concatenate(branches) + np.asarray(last["bias"])
+    np.testing.assert_allclose(network.apply(params, x), exact[0], rtol=1e-12)
+    assert [layer["weight"].shape for layer in params["hidden"]] == [(6, 6), (6, 4)]
+    assert last["weight"].shape == (4 * len(scales), 1)
+
+
+def test_the_features_have_the_deviation_of_their_scale(key):
+    # With 1,000 frequencies, the mean of cos(2πBx) is its expectation, exp(-(2πσx)²/2), within 4 deviations.
+    wide, x = 2000, 0.2
+    for scale in (0.5, 1.0):
+        network = fourier_mlp((1, wide, 1), (scale,), activation=lambda z: z)
+        eye, zero = jnp.eye(wide), jnp.zeros(wide)
+        mean = jnp.where(jnp.arange(wide) < wide // 2, 2 / wide, 0.0)[:, None]
+        params = {"hidden": [{"weight": eye, "bias": zero}], "last": [{"weight": mean, "bias": jnp.zeros(1)}]}
+        value = network.apply(params, jnp.array([x]))
+        np.testing.assert_allclose(value, np.exp(-((2 * np.pi * scale * x) ** 2) / 2), atol=4 / np.sqrt(wide))
+
+
+def test_frozen_features_are_no_parameters_and_no_part_of_the_kernel(key):
+    network = fourier_mlp((1, 6, 5, 1), (1.0, 3.0))
+    params = network.init(key)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 6 * 6 + 6 + 6 * 5 + 5 + 2 * 5 + 1
+    problem = poisson_1d()
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0.1, 0.9, 5)[:, None]}
+    kernel = ntk.empirical(problem, network.apply, params, points)
+
+    flat, unravel = ravel_pytree(params)
+    u = jax.vmap(lambda flat: jnp.stack([network.apply(unravel(flat), x) for x in points["boundary"]]))
+    step = 1e-6 * jnp.eye(flat.size)
+    rows = ((u(flat + step) - u(flat - step)) / 2e-6).T  # Central differences over all of `params`.
+    np.testing.assert_allclose(kernel["boundary", "boundary"], rows @ rows.T, rtol=1e-7)
+
+
+def test_the_features_follow_their_own_key_and_not_that_of_the_weights(key):
+    x = jnp.array([0.3])
+    params = fourier_mlp((1, 6, 1)).init(key)
+    values = [fourier_mlp((1, 6, 1), key=jax.random.key(k)).apply(params, x) for k in (0, 0, 1)]
+    assert values[0] == values[1] != values[2] and values[0] == fourier_mlp((1, 6, 1)).apply(params, x)
+
+
+@pytest.mark.parametrize("outputs, shape", [(1, ()), (3, (3,))])
+def test_fourier_networks_have_scalar_and_vector_outputs(outputs, shape, key):
+    network = fourier_mlp((2, 4, outputs))
+    assert network.apply(network.init(key), jnp.ones(2)).shape == shape and network.kernel_fn is None
+
+
+@pytest.mark.parametrize(
+    "sizes, options, message",
+    [
+        ((1, 1), {}, "first hidden layer of even width"),
+        ((1, 5, 1), {}, "first hidden layer of even width"),
+        ((1, 4, 1), {"scales": ()}, "`scales` needs positive numbers"),
+        ((1, 4, 1), {"scales": (1.0, -1.0)}, "`scales` needs positive numbers"),
+        ((1, 4, 1), {"scales": (np.inf,)}, "`scales` needs positive numbers"),
+        ((0, 4, 1), {}, "needs inputs"),
+        ((1, 0, 1), {}, "all positive"),
+        ((1, 4, 1), {"activation": "relu"}, "got 'relu'"),
+    ],
+)
+def test_a_fourier_network_that_cannot_be_is_an_error(sizes, options, message):
+    with pytest.raises(ValueError, match=message):
+        fourier_mlp(sizes, **options)
