@@ -22,6 +22,7 @@ from pinn_analysis import (
 )
 from pinn_analysis.networks import (
     Network as Network,
+    fourier_mlp as fourier_mlp,
     mlp as mlp,
     modified_mlp as modified_mlp,
     standardized as standardized,
