@@ -318,12 +318,13 @@ def main(seeds: int, runs: int, steps: int, widths: list[int]) -> None:
         "nu": NU, "gamma": 1.0, "fraction_of_stable_step": FRACTION, "draws": DRAWS, "matvecs": MATVECS,
         "trained": TRAINED, "seeds": seeds, "runs": runs, "steps": steps, "precision": "float64",
     }  # fmt: skip
-    for name, case in cases.items():
-        start = time.perf_counter()
-        wanted = {f"{name}/{cell}": config for cell in ("limit", *widths)}
-        todo = results.missing("nonlinear_kernel", wanted)
-        if not todo:
-            continue
+    cells = [f"{name}/limit" for name in cases]
+    for kind, of in (("trained", [w for w in widths if w in TRAINED]), ("start", widths)):
+        cells += [f"{name}/{kind}/{width}" for width in of for name in cases]
+    todo = results.missing("nonlinear_kernel", dict.fromkeys(cells, config))
+    prepared = {}
+    for name in dict.fromkeys(cell.split("/")[0] for cell in todo):
+        case = cases[name]
         theta = ntk.infinite(case.linear, kernel_fn, case.where)
         # The same operators on the other kernel: the covariance of the initial field.
         shown = {k: c for k, c in case.linear.conditions.items() if k in ("value", "slope")}
@@ -333,21 +334,26 @@ def main(seeds: int, runs: int, steps: int, widths: list[int]) -> None:
         fields = random_fields(case, covariance, theta)
         stiff = jax.lax.map(lambda z, told=told: top(told.kernel(z), told.share), fields[:1000])
         rate = FRACTION / float(jnp.quantile(stiff, 0.95))
-        in_limit = limit_run(told, rate, at)
-        for cell in todo:
-            width = cell.removeprefix(f"{name}/")
-            if width == "limit":
-                kernels = jax.lax.map(lambda z, told=told: residual_block(told.kernel(z)), fields)
-                found = {"spread": spread(kernels), "stiffness": stiff, "rate": rate, "at": at}
+        prepared[name] = case, told, fields, stiff, rate, limit_run(told, rate, at)
+
+    looks = {}
+    for cell in todo:
+        start = time.perf_counter()
+        name, kind, *rest = cell.split("/")
+        case, told, fields, stiff, rate, in_limit = prepared[name]
+        if kind == "limit":
+            kernels = jax.lax.map(lambda z, told=told: residual_block(told.kernel(z)), fields)
+            found = {"spread": spread(kernels), "stiffness": stiff, "rate": rate, "at": at}
+        else:
+            width = int(rest[0])
+            look = looks.setdefault((name, width), observe(case, width))
+            if kind == "start":
+                found = at_start(case, told, width, look, seeds)
             else:
-                look = observe(case, int(width))
-                found = at_start(case, told, int(width), look, seeds)
-                if int(width) in TRAINED:
-                    found |= trained(case, told, int(width), look, runs, rate, at, in_limit)
-            arrays = {key: np.asarray(value, np.float32) for key, value in found.items()}
-            results.add("nonlinear_kernel", cell, config, seconds=time.perf_counter() - start, **arrays)
-            print(cell, f"{time.perf_counter() - start:.0f} s", flush=True)
-            start = time.perf_counter()
+                found = trained(case, told, width, look, runs, rate, at, in_limit)
+        arrays = {key: np.asarray(value, np.float32) for key, value in found.items()}
+        results.add("nonlinear_kernel", cell, config, seconds=time.perf_counter() - start, **arrays)
+        print(cell, f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
