@@ -94,7 +94,7 @@ def traces(width: int, points: int) -> None:
 
 
 def limit(points: int) -> None:
-    """The infinite kernel of a second-order equation, tanh, three hidden layers; it grows like the square of the points."""
+    """The infinite kernel of a second-order equation, tanh, depth 3; it grows like the square of the points."""
     problem = problems.helmholtz_2d()
     problem = problem._replace(conditions={"residual": problem.conditions["residual"]})
     network = mlp((2, 1, 1, 1, 1), parameterization="ntk", bias_std=1.0)
