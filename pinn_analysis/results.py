@@ -70,7 +70,7 @@ def missing(name: str, configs: dict[str, dict], *, folder: Path = FOLDER) -> li
     Raises:
         ValueError: a stored record has other settings, or the file is no table.
     """
-    stored = records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
+    stored = _stored(name, folder)
     for record, config in configs.items():
         if record in stored:
             have, want = stored[record][1]["config"], json.loads(json.dumps(config))
@@ -104,7 +104,7 @@ def add(
         raise ValueError(
             f"{record!r} is stored in {folder / name}.npz with at least {config['steps']} steps; it stays."
         )
-    table = records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
+    table = _stored(name, folder)
     table[record] = ({key: np.asarray(value) for key, value in arrays.items()}, _provenance(config, seconds))
     how = [provenance for _, provenance in table.values()]
     summary = how[-1] | {
@@ -132,6 +132,11 @@ def records(name: str, *, folder: Path = FOLDER) -> dict[str, tuple[dict[str, np
         record, _, array = key.partition(":")
         table[record][0][array] = value
     return table
+
+
+def _stored(name: str, folder: Path) -> dict[str, tuple[dict[str, np.ndarray], dict]]:
+    """The records of a table that may not be there yet."""
+    return records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
 
 
 def describe(provenance: dict) -> str:
