@@ -191,10 +191,12 @@ def device() -> str:
 
 
 def _commit() -> str:
-    """Commit of the checkout, with ``-dirty`` where files have been changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    """Commit of the checkout, with ``-dirty`` where the library or an experiment has been changed since."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "pinn_analysis", "book/experiments"]
+    top = FOLDER.parent.parent
     try:
-        done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=top, capture_output=True, text=True, check=False)
+        changed = subprocess.run(command, cwd=top, capture_output=True, check=False).returncode
     except OSError:
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return head.stdout.strip() + ("-dirty" if changed else "") if head.returncode == 0 else "unknown"
