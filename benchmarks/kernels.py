@@ -112,4 +112,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     main(arguments.width, arguments.points)
     traces(500, 300)
-    limit(200)
+    limit(1000)

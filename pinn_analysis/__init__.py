@@ -32,6 +32,7 @@ from pinn_analysis.operators import (
     laplacian as laplacian,
     linearize as linearize,
     partial as partial,
+    value_and_laplacian as value_and_laplacian,
 )
 from pinn_analysis.problems import Condition as Condition, Problem as Problem
 from pinn_analysis.training import Run as Run, train as train

@@ -50,11 +50,11 @@ class _Packed(NamedTuple):
 Quantity = ArrayLike | _Packed
 
 
-def forward_laplacian(u: Callable[[Array], Array], x: Array) -> Array:
-    """``Δu`` at one point ``x``, ``(d,)``, shaped like ``u(x)``."""
+def forward_laplacian(u: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """``u`` and ``Δu`` at one point ``x``, ``(d,)``, shaped like ``u(x)`` both."""
     closed = jax.make_jaxpr(u)(x)
     (out,) = _run(closed.jaxpr, closed.consts, [_Packed(x, jnp.eye(x.size, dtype=x.dtype), jnp.zeros_like(x))])
-    return out.last if isinstance(out, _Packed) else jnp.zeros_like(out)
+    return (out.value, out.last) if isinstance(out, _Packed) else (jnp.asarray(out), jnp.zeros_like(out))
 
 
 def _run(jaxpr: core.Jaxpr, consts: Sequence[ArrayLike], arguments: Sequence[Quantity]) -> list[Quantity]:
@@ -63,18 +63,30 @@ def _run(jaxpr: core.Jaxpr, consts: Sequence[ArrayLike], arguments: Sequence[Qua
     def read(atom: core.Var | core.Literal) -> Quantity:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in _live(jaxpr):
         values = [read(atom) for atom in eqn.invars]
         inner = eqn.params.get("jaxpr")
         if eqn.primitive.name in _CALLS and inner is not None:
             inner, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
             outputs = _run(inner, inner_consts, values)
+        elif eqn.primitive.name == "stop_gradient":
+            outputs = [v.value if isinstance(v, _Packed) else v for v in values]
         elif any(isinstance(v, _Packed) for v in values):
             outputs = _push(eqn.primitive.name, _function(eqn), values)
         else:
             outputs = _function(eqn)(*values)
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """The equations that the outputs depend on; derivatives of the others would be in vain."""
+    needed, live = set(map(id, jaxpr.outvars)), []
+    for eqn in reversed(jaxpr.eqns):
+        if needed & set(map(id, eqn.outvars)):
+            needed |= set(map(id, eqn.invars))
+            live.append(eqn)
+    return live[::-1]
 
 
 def _function(eqn: core.JaxprEqn) -> Callable[..., list[Array]]:

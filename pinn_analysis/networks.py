@@ -247,18 +247,27 @@ class _Limit(NamedTuple):
         return _kernel_fn(self)(x1, x2, get)
 
 
+# Of the first hidden layer, the largest for which series are exact: inputs of variance 1 over a
+# box do not exceed 4 with `weight_std = bias_std = 1`.
+INPUT_VARIANCE = 4.0
+
+
 @functools.cache
 def _kernel_fn(limit: _Limit) -> Callable:
     stax = _neural_tangents.load().stax
     closed_forms = {"erf": stax.Erf, "sin": stax.Sin}
     if limit.activation in closed_forms:
-        activation = closed_forms[limit.activation]()
+        activations = [closed_forms[limit.activation]()] * limit.depth
     else:
         phi = ACTIVATIONS.get(limit.activation, limit.activation)
-        activation = stax.Elementwise(phi, *_hermite.expectations(phi))
+        variance, activations = INPUT_VARIANCE, []
+        for _ in range(limit.depth):
+            activations.append(stax.Elementwise(phi, *_hermite.expectations(phi, variance)))
+            variance = limit.weight_std**2 * _hermite.second_moment(phi, variance) + limit.bias_std**2
     # One layer of the limit has no width: the `1` stands for any.
     dense = stax.Dense(1, W_std=limit.weight_std, b_std=limit.bias_std)
-    return stax.serial(*(dense, activation) * limit.depth, dense)[2]
+    hidden = [layer for activation in activations for layer in (dense, activation)]
+    return stax.serial(*hidden, dense)[2]
 
 
 def standardized(network: Network, low: ArrayLike, high: ArrayLike) -> Network:

@@ -63,6 +63,11 @@ def laplacian(u: Field) -> Field:
 
     By the forward Laplacian: the cost of about ``d + 2`` evaluations of the field.
     """
+    return lambda x: forward_laplacian(u, x)[1]
+
+
+def value_and_laplacian(u: Field) -> Callable[[Float[Array, " d"]], tuple[Array, Array]]:
+    """``(u, Δu)``, both for the price of `laplacian`."""
     return functools.partial(forward_laplacian, u)
 
 

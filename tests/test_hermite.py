@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinn_analysis._hermite import expectations
+from pinn_analysis._hermite import TERMS, expectations
 
 
 def series(fn, **options):
@@ -72,6 +72,6 @@ def test_the_series_of_a_cube_is_wick_s_formula():
 def test_the_error_for_tanh_falls_exponentially_in_the_root_of_the_order():
     orders, v = np.array([100, 160, 220]), 8.0  # Its poles are at ±iπ/2, so the rate is π / √v.
     exact = quadrature(np.tanh, v, v, v)
-    errors = [abs(series(jnp.tanh, order=int(order))[0](v, v, v) - exact) for order in orders]
+    errors = [abs(series(jnp.tanh, variance=order / TERMS)[0](v, v, v) - exact) for order in orders]
     rate = -np.polyfit(np.sqrt(orders), np.log(errors), 1)[0]
     assert abs(rate - np.pi / np.sqrt(v)) < 0.05, f"rate {rate:.2f}, errors {errors}"

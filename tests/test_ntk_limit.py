@@ -119,6 +119,19 @@ def test_the_kernel_is_symmetric_and_positive_semidefinite():
     assert values[0] >= -1e-13 * values[-1]  # Rounding: the series is a sum of squares.
 
 
+def test_the_kernel_of_many_points_has_that_of_a_few_of_them_in_it():
+    def gradient(u):  # Two components a point.
+        return lambda x: jnp.stack([partial(0)(u)(x), partial(1)(u)(x)])
+
+    problem, kernel_fn = problem_of(2, gradient=gradient, value=identity), network(2, 1, "erf").kernel_fn
+    x, few = jax.random.uniform(jax.random.key(0), (75, 2)), np.array([0, 31, 32, 64, 74])  # In three tiles.
+    whole = ntk.infinite(problem, kernel_fn, {"gradient": x, "value": x[:40]})
+    part = ntk.infinite(problem, kernel_fn, {"gradient": x[few], "value": x[few[:3]]})
+    rows = np.concatenate([np.stack([2 * few, 2 * few + 1], 1).ravel(), 150 + few[:3]])
+    assert whole.sizes == (150, 40) and jnp.array_equal(whole.matrix, whole.matrix.T)
+    np.testing.assert_allclose(whole.matrix[np.ix_(rows, rows)], part.matrix, rtol=1e-12, atol=1e-14)
+
+
 def test_the_order_of_the_conditions_permutes_the_blocks():
     problem, kernel_fn = poisson_1d(), network(1, 1, "erf").kernel_fn
     kernel = ntk.infinite(problem, kernel_fn, POINTS)

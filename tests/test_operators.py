@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinn_analysis.operators import identity, laplacian, linearize, partial
+from pinn_analysis.operators import identity, laplacian, linearize, partial, value_and_laplacian
 
 X = jnp.array([0.3, -0.7])
 ROUNDING = 1e-13  # A few units in the last place of numbers of order 10.
@@ -49,6 +49,13 @@ def test_derivatives_of_a_vector_field_are_those_of_its_components():
     np.testing.assert_allclose(partial(0, 1)(pair)(X), exact, rtol=ROUNDING)
     exact = jnp.array([-3 * wave(X), 2 * X[1] ** 3 + 6 * X[0] ** 2 * X[1]])
     np.testing.assert_allclose(laplacian(pair)(X), exact, rtol=ROUNDING)
+
+
+def test_value_and_laplacian_are_both():
+    value, lap = value_and_laplacian(wave)(X)
+    np.testing.assert_allclose(value, wave(X), rtol=ROUNDING)
+    np.testing.assert_allclose(lap, -3 * wave(X), rtol=ROUNDING)
+    assert value_and_laplacian(lambda x: jnp.ones(()))(X) == (1, 0)  # A field that does not look at the point.
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])

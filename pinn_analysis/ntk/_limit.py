@@ -14,6 +14,9 @@ from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
 
 
+TILE = 32  # Points: the sums over a square of this size stay in the cache.
+
+
 def infinite(
     problem: Problem,
     kernel_fn: Callable | None,
@@ -60,10 +63,12 @@ def infinite(
                 "the function `x -> u(x)` to linearise at, such as `functools.partial(network.apply, params)`."
             )
     names = list(operators)
-    rows = [
-        [_block((operators[a], operators[b]), kernel_fn, field, shape, points[a], points[b]) for b in names[: i + 1]]
-        for i, a in enumerate(names)
-    ]
+
+    def block(a: str, b: str) -> Array:
+        both = None if a == b else points[b]
+        return _block((operators[a], operators[b]), kernel_fn, field, shape, points[a], both)
+
+    rows = [[block(a, b) for b in names[: i + 1]] for i, a in enumerate(names)]
     matrix = mirror(rows)
     if not isinstance(matrix, jax.core.Tracer) and not jnp.isfinite(matrix).all():
         raise ValueError(
@@ -75,8 +80,13 @@ def infinite(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _block(operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array) -> Array:
-    """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``."""
+def _block(
+    operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array | None
+) -> Array:
+    """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``.
+
+    Without ``x_j`` both arguments are at ``x_i``.
+    """
     if field is not None:
         operators = tuple(linearize(operator, field) for operator in operators)
     basis = jnp.eye(shape[0] if shape else 1).reshape(-1, *shape)
@@ -90,14 +100,31 @@ def _block(operators: tuple, kernel_fn: Callable, field: Field | None, shape: tu
         return jnp.moveaxis(jax.vmap(column)(basis), 0, -1).reshape(-1, *shape)
 
     def entry(x: Array, y: Array) -> Array:
-        count = jax.eval_shape(second, x, y).shape[0]
+        count = jax.eval_shape(operators[1](lambda z: jnp.zeros(shape, z.dtype)), y).size
         both = [jnp.ravel(operators[0](lambda z, q=q: second(z, y)[q])(x)) for q in range(count)]
         return jnp.stack(both, -1)
 
+    # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
+    tiles_i, tiles_j = _tiles(x_i), _tiles(x_i if x_j is None else x_j)
+    ends = [i + 1 if x_j is None else len(tiles_j) for i in range(len(tiles_i))]
+    i, j = np.array([(i, j) for i, end in enumerate(ends) for j in range(end)]).T
     # Nested `vmap`s, so that what depends on one point alone is computed once a point.
+    of_tile = jax.vmap(jax.vmap(entry, (None, 0)), (0, None))
     with jax.default_matmul_precision("highest"):
-        block = jax.vmap(jax.vmap(entry, (None, 0)), (0, None))(x_i, x_j)
-    return block.swapaxes(1, 2).reshape(block.shape[0] * block.shape[2], -1)
+        tiles = jax.lax.map(lambda ij: of_tile(tiles_i[ij[0]], tiles_j[ij[1]]), (i, j))
+    whole = jnp.zeros((len(tiles_i), len(tiles_j), *tiles.shape[1:])).at[i, j].set(tiles)
+    if x_j is None:
+        whole = whole.at[j, i].set(tiles.transpose(0, 2, 1, 4, 3))
+    q_i, q_j = tiles.shape[3:]
+    matrix = whole.transpose(0, 2, 4, 1, 3, 5).reshape(len(tiles_i) * tiles.shape[1] * q_i, -1)
+    return matrix[: len(x_i) * q_i, : len(x_i if x_j is None else x_j) * q_j]
+
+
+def _tiles(x: Array) -> Array:
+    """Points in groups of at most `TILE`, ``(groups, size, d)``; the last one is filled up with its last point."""
+    groups = -(-len(x) // TILE)
+    size = -(-len(x) // groups)
+    return jnp.pad(x, ((0, groups * size - len(x)), (0, 0)), mode="edge").reshape(groups, size, -1)
 
 
 def _value_shape(field: Field | None, x: Array) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from pinn_analysis.operators import Field, identity, laplacian, partial
+from pinn_analysis.operators import Field, identity, partial, value_and_laplacian
 from pinn_analysis.problems._core import Condition, Problem, box, faces
 
 
@@ -39,8 +39,13 @@ def helmholtz_2d(a1: float | int = 1, a2: float | int = 4, k: float | int = 1) -
         return jnp.prod(jnp.sin(frequencies * x))
 
     def operator(u: Field) -> Field:
-        lap = laplacian(u)
-        return lambda x: lap(x) + k**2 * u(x)
+        both = value_and_laplacian(u)
+
+        def residual(x: Float[Array, "2"]) -> Float[Array, ""]:
+            value, lap = both(x)
+            return lap + k**2 * value
+
+        return residual
 
     def source(x: Float[Array, "2"]) -> Float[Array, ""]:
         return (k**2 - jnp.sum(frequencies**2)) * solution(x)
