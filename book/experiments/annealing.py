@@ -8,17 +8,15 @@ steps replace fewer.
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from pinn_analysis import gradients, networks, problems, results, training, weighting
+from pinn_analysis import gradients, networks, problems, weighting
+
+from first_paper import fill
 
 SIZES = (2, 50, 50, 50, 1)
 BATCH_SIZE = 128
-RECORD_EVERY = 200
-RECORDED = ("error", "loss/boundary", "loss/residual", "weight/boundary")
 
 
 def helmholtz(edges_added: bool) -> problems.Problem:
@@ -86,19 +84,11 @@ def main(steps: int, seeds: int) -> None:
         for seed in range(seeds)
         for name in VARIANTS
     }  # fmt: skip
-    for record in results.missing("annealing", configs):
-        config = configs[record]
-        rule, edges_added, batch_size = VARIANTS[config["variant"]]
-        start = time.perf_counter()
-        problem = helmholtz(edges_added)
-        run = training.train(
-            problem, networks.standardized(networks.mlp(SIZES), *problem.domain), key=jax.random.key(config["seed"]),
-            steps=steps, batch_size=batch_size, weighting=rule, record_every=RECORD_EVERY,
-        )  # fmt: skip
-        history = {key.replace("/", "_"): np.float32(run.history[key]) for key in RECORDED}
-        results.add(
-            "annealing", record, config, seconds=time.perf_counter() - start, step=run.history["step"], **history
-        )
+
+    def build(_, config: dict):
+        return networks.mlp(SIZES), VARIANTS[config["variant"]][0]
+
+    fill("annealing", lambda config: helmholtz(config["edges_added"]), configs, build)
 
 
 if __name__ == "__main__":

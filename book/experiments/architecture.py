@@ -7,16 +7,13 @@ One record a run; what is stored already is not run again, and more steps replac
 
 import argparse
 import functools
-import time
 
-import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from pinn_analysis import networks, problems, results, training, weighting
+from pinn_analysis import networks, problems, weighting
+
+from first_paper import fill
 
 BATCH_SIZE = 128
-RECORD_EVERY = 200
-RECORDED = ("error", "loss/boundary", "loss/residual")
 MLP, MODIFIED = networks.mlp, networks.modified_mlp
 BIAS_STD = float(np.sqrt(2 / 51))  # Of the encoders' biases in the improved architecture.
 # Name: architecture, width, whether weights are annealed.  Three hidden layers each.
@@ -42,20 +39,12 @@ def main(steps: int, seeds: int) -> None:
         for seed in range(seeds)
         for name, (_, _, annealed) in NETWORKS.items()
     }  # fmt: skip
-    for record in results.missing("architecture", configs):
-        config = configs[record]
+
+    def build(_, config: dict):
         make, width, annealed = NETWORKS[config["network"]]
-        start = time.perf_counter()
-        run = training.train(
-            problem, networks.standardized(make((2, width, width, width, 1)), *problem.domain),
-            key=jax.random.key(config["seed"]), steps=steps, batch_size=BATCH_SIZE,
-            weighting=weighting.lr_annealing() if annealed else None, record_every=RECORD_EVERY,
-        )  # fmt: skip
-        history = {key.replace("/", "_"): np.float32(run.history[key]) for key in RECORDED}
-        results.add(
-            "architecture", record, config, seconds=time.perf_counter() - start, step=run.history["step"],
-            parameters=ravel_pytree(run.params)[0].size, **history,
-        )  # fmt: skip
+        return make((2, width, width, width, 1)), weighting.lr_annealing() if annealed else weighting.fixed()
+
+    fill("architecture", lambda _: problem, configs, build)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the experiments of the first paper have in common: its four methods, and tables of runs."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from pinn_analysis import networks, results, training, weighting
 
 MODELS = {  # Architecture, and whether the weights are annealed.
@@ -12,7 +14,7 @@ MODELS = {  # Architecture, and whether the weights are annealed.
     "M3": (networks.modified_mlp, False),
     "M4": (networks.modified_mlp, True),
 }
-RECORD_EVERY = 400
+RECORD_EVERY = 200
 
 
 def settings(problem, model: str, width: int, depth: int, seed: int, steps: int, batch_size: dict, weights: dict):
@@ -24,18 +26,30 @@ def settings(problem, model: str, width: int, depth: int, seed: int, steps: int,
     }  # fmt: skip
 
 
-def fill(name: str, problem, configs: dict[str, dict]) -> None:
-    """Train what ``book/results/name.npz`` does not have yet, one record a configuration."""
+def of_model(problem, config: dict):
+    """Network and rule for the weights of one of MODELS."""
+    architecture, annealed = MODELS[config["model"]]
+    network = architecture((len(problem.domain[0]), *[config["width"]] * config["depth"], 1))
+    return network, weighting.lr_annealing() if annealed else weighting.fixed(**config["weights"])
+
+
+def fill(name: str, problem_of: Callable, configs: dict[str, dict], build: Callable = of_model) -> None:
+    """Train what ``book/results/name.npz`` does not have yet, one record a configuration.
+
+    ``problem_of(config)`` and ``build(problem, config) -> network, weighting`` say what.
+    """
     for record in results.missing(name, configs):
         config = configs[record]
-        architecture, annealed = MODELS[config["model"]]
-        network = architecture((len(problem.domain[0]), *[config["width"]] * config["depth"], 1))
+        problem = problem_of(config)
+        network, rule = build(problem, config)
         start = time.perf_counter()
         run = training.train(
             problem, networks.standardized(network, *problem.domain), key=jax.random.key(config["seed"]),
-            steps=config["steps"], batch_size=config["batch_size"], record_every=RECORD_EVERY,
-            weighting=weighting.lr_annealing() if annealed else weighting.fixed(**config["weights"]),
+            steps=config["steps"], batch_size=config["batch_size"], record_every=RECORD_EVERY, weighting=rule,
         )  # fmt: skip
         kept = ("error", *(f"{kind}/{term}" for kind in ("loss", "weight") for term in problem.conditions))
         history = {key.replace("/", "_"): run.history[key].astype(np.float32) for key in kept}
-        results.add(name, record, config, seconds=time.perf_counter() - start, step=run.history["step"], **history)
+        results.add(
+            name, record, config, seconds=time.perf_counter() - start, step=run.history["step"],
+            parameters=ravel_pytree(run.params)[0].size, **history,
+        )  # fmt: skip

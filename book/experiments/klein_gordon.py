@@ -25,7 +25,7 @@ def main(models: list[str], seeds: int, steps: int) -> None:
         f"{model} {seed}": settings(problem, model, WIDTH, DEPTH, seed, steps, BATCH_SIZE, TWO_ENDS)
         for seed, model in itertools.product(range(seeds), models)
     }
-    fill("klein_gordon", problem, configs)
+    fill("klein_gordon", lambda _: problem, configs)
 
 
 if __name__ == "__main__":

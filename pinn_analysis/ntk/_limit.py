@@ -13,7 +13,6 @@ from pinn_analysis.ntk._blocks import KernelBlocks, mirror
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
 
-
 TILE = 32  # Points: the sums over a square of this size stay in the cache.
 
 
