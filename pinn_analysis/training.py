@@ -106,7 +106,7 @@ def train(
     Raises:
         ValueError: ``steps`` or ``record_every`` below 1; points or sizes that do not fit; a
             checkpoint of another run, beyond ``steps``, or damaged.
-        DivergedError: a recorded loss is not finite; carries the history so far.
+        DivergedError: a recorded loss or weight is not finite; carries the history so far.
     """
     if steps < 1 or record_every < 1:
         raise ValueError(f"`steps` and `record_every` must be at least 1, got {steps} and {record_every}.")
@@ -133,9 +133,12 @@ def train(
         recorded.append(jax.device_get(measure(keys, state)) | {"step": np.array(now)})
         bad = [name for name, value in recorded[-1].items() if not np.isfinite(value).all()]
         if bad:
+            advice = "Lower the learning rate (see `convergence.max_learning_rate`)"
+            if all(name.startswith("weight/") for name in bad):
+                advice = "The rule for the weights divides by zero: can any parameter change this loss term?"
             raise DivergedError(
-                f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  Lower the "
-                "learning rate (see `convergence.max_learning_rate`); `.run` of this error has the history.",
+                f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  "
+                f"{advice}; `.run` of this error has the history.",
                 run(),
             )
 

@@ -142,8 +142,8 @@ def ntk_trace(*, every: int = 100) -> Weighting:
 
     for any number of terms and of points.  With equally many points a term that is the
     paper's ``Σ_j tr K_jj / tr K_ii`` (eq. 7.13 to 7.15 for the wave).  There is no moving average, as
-    in the paper.  Rates do not see how large the residuals are.  A term whose trace is zero,
-    one that no parameter can change, keeps its weight.
+    in the paper.  Rates do not see how large the residuals are.  A term whose trace is zero is
+    one that no parameter can change: its weight is infinite, at which `training.train` stops.
 
     Args:
         every: steps between two changes: 1,000 in the paper, 100 in the authors' code.
@@ -158,11 +158,14 @@ def ntk_trace(*, every: int = 100) -> Weighting:
         total = sum(rates.values())
         return {name: total / rate for name, rate in rates.items()}
 
-    return _moving(targets, 0.0, every, None)
+    return _moving(targets, 0.0, every, None, keep=False)
 
 
-def _moving(targets: Callable, decay: float, every: int, reference: str | None) -> Weighting:
-    """Weights that start at 1 and move towards ``targets(weights, problem, apply, params, points)``."""
+def _moving(targets: Callable, decay: float, every: int, reference: str | None, *, keep: bool = True) -> Weighting:
+    """Weights that start at 1 and move towards ``targets(weights, problem, apply, params, points)``.
+
+    With ``keep`` a term whose target is not finite keeps its weight.
+    """
     if not 0 <= decay < 1:
         raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
     if every < 1:
@@ -184,7 +187,8 @@ def _moving(targets: Callable, decay: float, every: int, reference: str | None) 
         def move() -> dict:
             aims = targets(weights, problem, apply, params, points)
             moved = {name: decay * old + (1 - decay) * aims[name] for name, old in weights.items()}
-            return {name: jnp.where(jnp.isfinite(aims[name]), moved[name], old) for name, old in weights.items()}
+            kept = {name: ~jnp.isfinite(aim) & keep for name, aim in aims.items()}
+            return {name: jnp.where(kept[name], old, moved[name]) for name, old in weights.items()}
 
         weights = jax.lax.cond(count % every == 0, move, lambda: weights)
         return weights, (weights, count + 1)

@@ -9,7 +9,7 @@ import pytest
 from pinn_analysis.networks import mlp, standardized
 from pinn_analysis.problems import poisson_1d
 from pinn_analysis.training import DivergedError, train
-from pinn_analysis.weighting import fixed
+from pinn_analysis.weighting import fixed, ntk_trace
 
 PROBLEM, NETWORK = poisson_1d(a=1), mlp((1, 8, 1))
 POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 7)[:, None]}
@@ -98,6 +98,14 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(key):
     assert history["step"][0] == 0 and len(history["step"]) < 100
     assert np.isfinite(history["loss/residual"][0]) and not np.isfinite(history["loss/residual"][-1])
     assert isinstance(caught.value, FloatingPointError)
+
+
+def test_a_term_that_no_parameter_can_change_stops_weights_from_its_trace(key):
+    boundary = PROBLEM.conditions["boundary"]._replace(operator=lambda u: lambda x: x[0])
+    silent = PROBLEM._replace(conditions=PROBLEM.conditions | {"boundary": boundary})
+    with pytest.raises(DivergedError, match="weight/boundary not finite.*can any parameter change this") as caught:
+        train(silent, NETWORK, key=key, steps=4, batch_size=4, weighting=ntk_trace(), progress=False)
+    assert np.isfinite(caught.value.run.history["loss/residual"]).all()
 
 
 def test_a_problem_without_a_solution_has_no_error_in_its_history(key):
