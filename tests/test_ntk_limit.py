@@ -68,15 +68,13 @@ def test_the_kernel_of_helmholtz_equals_its_quadrature():
 
 @pytest.mark.parametrize("activation", ["tanh", "erf", "sin", "gelu"])
 def test_the_kernel_of_five_hidden_layers_in_two_dimensions_equals_its_quadrature(activation):
-    def both(u):  # All blocks in one, which compiles once.
-        return lambda x: jnp.stack([u(x), partial(0, 0)(u)(x)])
-
     x = np.array([[-1.0, 0.3], [0.5, 1.0]])
-    kernel = ntk.infinite(problem_of(2, both=both), network(2, 5, activation).kernel_fn, {"both": x}).matrix
+    problem = problem_of(2, u=identity, u_xx=partial(0, 0))
+    kernel = ntk.infinite(problem, network(2, 5, activation).kernel_fn, {"u": x, "u_xx": x}).matrix
     e = np.array([1.0, 0.0])
     thetas = np.array([[quadrature.theta(activation, 5, p, q, e, e) for q in x] for p in x])
-    for i, j in itertools.product((0, 1), repeat=2):  # Rows of u and of u_xx in turn; coefficients are by h² / 2!.
-        ours, theirs = kernel[i::2, j::2], thetas[:, :, 2 * i, 2 * j] * 2 ** (i + j)
+    for i, j in itertools.product((0, 1), repeat=2):  # Of u and of u_xx; coefficients are by h² / 2!.
+        ours, theirs = kernel[2 * i : 2 * i + 2, 2 * j : 2 * j + 2], thetas[:, :, 2 * i, 2 * j] * 2 ** (i + j)
         assert jnp.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
     assert jnp.array_equal(kernel, kernel.T) and jnp.linalg.eigvalsh(kernel)[0] > 0
 
