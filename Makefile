@@ -23,7 +23,11 @@ test: .venv/installed
 	$(BIN)/python -m doctest README.md
 	$(BIN)/python -m pytest -q -n auto --nbmake --nbmake-timeout=900 book
 
+# Chapters run side by side into Jupyter Book's cache, which alone would run them one by one.
+book: export JUPYTERCACHE := _build/.jupyter_cache
 book: _build/stamp
+	echo y | $(BIN)/jcache notebook add book/*.ipynb
+	$(BIN)/jcache project execute --executor local-parallel --timeout 900
 	$(BIN)/jupyter-book build book $(SPHINX)
 	@echo; echo "The book is built.  Open $(CURDIR)/_build/html/index.html"
 
