@@ -29,7 +29,7 @@ from jaxtyping import Float
 
 from pinn_analysis.ntk import KernelBlocks
 from pinn_analysis.operators import identity
-from pinn_analysis.problems import Condition, Problem, box
+from pinn_analysis.problems import Condition, Problem, box, check_weights
 
 OUTPUT = "output"  # The term that `with_output` adds; its weight is 0 where none is given.
 
@@ -248,9 +248,7 @@ def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) 
         weights = {OUTPUT: 0.0, **weights}
     if set(weights) != set(kernel.names):
         raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
-    for name, weight in weights.items():
-        if not (np.isfinite(weight) and weight >= 0):
-            raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
+    check_weights(weights)
     scale = [np.full(n, np.sqrt(weights[name] / n)) for name, n in zip(kernel.names, kernel.sizes, strict=True)]
     scale = jnp.asarray(np.concatenate(scale), kernel.matrix.dtype)
     values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)

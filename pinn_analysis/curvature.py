@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
@@ -33,7 +32,7 @@ from jaxtyping import Float, PyTree
 from matfree import decomp, stochtrace
 
 from pinn_analysis.ntk._finite import Apply, check_params
-from pinn_analysis.problems import Condition, Problem, check_names, check_points
+from pinn_analysis.problems import Condition, Problem, check_names, check_points, check_weights
 
 PARTS = ("hessian", "gauss_newton", "rest")
 
@@ -120,9 +119,7 @@ def matvecs(
         raise ValueError(f"`part` must be one of {PARTS}, got {part!r}.")
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     check_names(problem, weights, "weights")
-    for name, weight in weights.items():
-        if not isinstance(weight, jax.core.Tracer) and not (np.isfinite(weight) and weight >= 0):
-            raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
+    check_weights(weights)
 
     def product(scales: Mapping[str, ArrayLike]) -> Matvec:
         conditions = tuple(problem.conditions[name] for name in scales)

@@ -98,8 +98,11 @@ def add(
         arrays: what to store of it.
 
     Raises:
-        ValueError: as `missing` and `save`; a record of at least as many steps is stored already.
+        ValueError: as `missing` and `save`; a ``:`` in the name of the record; one of at least as many
+            steps is stored already.
     """
+    if ":" in record:
+        raise ValueError(f"The name of a record is stored before a `:`, so it cannot have one itself; got {record!r}.")
     if not missing(name, {record: config}, folder=folder):
         raise ValueError(
             f"{record!r} is stored in {folder / name}.npz with at least {config['steps']} steps; it stays."

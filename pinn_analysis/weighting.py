@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from pinn_analysis import gradients, ntk
-from pinn_analysis.problems import Problem, check_names
+from pinn_analysis.problems import Problem, check_names, check_weights
 
 
 class Weighting(NamedTuple):
@@ -41,9 +40,7 @@ def fixed(**weights: ArrayLike) -> Weighting:
         ValueError: a weight that is negative or not finite; in ``init``, names that are not
             those of the problem's conditions.
     """
-    for name, weight in weights.items():
-        if not (np.isfinite(weight) and weight >= 0):
-            raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
+    check_weights(weights)
 
     def init(problem: Problem) -> dict:
         given = weights or dict.fromkeys(problem.conditions, 1.0)

@@ -168,6 +168,13 @@ def test_more_steps_replace_fewer_and_never_the_other_way(table):
     assert results.records("table", folder=table)["M1 0"][0]["error"].tolist() == [1.0] * 9
 
 
+def test_a_colon_in_the_name_of_a_record_is_an_error(table):
+    before = (table / "table.npz").read_bytes()
+    with pytest.raises(ValueError, match="cannot have one itself; got 'M1:0'"):
+        results.add("table", "M1:0", steps(100), seconds=1.0, folder=table, error=np.ones(2))
+    assert (table / "table.npz").read_bytes() == before
+
+
 def test_other_settings_are_an_error_that_names_them_and_overwrites_nothing(table):
     before = (table / "table.npz").read_bytes()
     with pytest.raises(ValueError, match="'M1 0' is stored in .* with another batch, seed.*same settings, or move"):

@@ -13,6 +13,7 @@ from pinn_analysis.problems._core import (
     box as box,
     check_names as check_names,
     check_points as check_points,
+    check_weights as check_weights,
     faces as faces,
     grid as grid,
     relative_l2_error as relative_l2_error,

@@ -98,6 +98,13 @@ def check_names(problem: Problem, given: Mapping, what: str) -> None:
         )
 
 
+def check_weights(weights: Mapping[str, ArrayLike]) -> None:
+    """Raise `ValueError` for a weight that is, if known yet, negative or not finite."""
+    for name, weight in weights.items():
+        if not isinstance(weight, jax.core.Tracer) and not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
+
+
 def check_points(problem: Problem, points: Mapping[str, ArrayLike]) -> None:
     """Raise `ValueError` for points of a wrong shape, an empty set or, if known yet, NaN."""
     check_names(problem, points, "points")

@@ -41,7 +41,7 @@ def helmholtz_2d(a1: float | int = 1, a2: float | int = 4, k: float | int = 1) -
     def operator(u: Field) -> Field:
         both = value_and_laplacian(u)
 
-        def residual(x: Float[Array, "2"]) -> Float[Array, ""]:
+        def residual(x: Float[Array, "2"]) -> Array:
             value, lap = both(x)
             return lap + k**2 * value
 
