@@ -71,6 +71,7 @@ VARIANTS = {
     "siam, 512 points": (weighting.lr_annealing("siam"), False, FOUR_EDGES),
     "siam, decay 0.1": (weighting.lr_annealing("siam", decay=0.1), False, BATCH_SIZE),
     "constant 10": (constant(10.0), False, BATCH_SIZE),
+    "constant 10000": (constant(10_000.0), False, BATCH_SIZE),
 }
 
 
