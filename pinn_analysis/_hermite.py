@@ -4,18 +4,18 @@ For ``(u, v) ~ N(0, [[v1, c], [c, v2]])`` and ``ρ = c / √(v1 v2)``, Mehler's 
 
     E[φ(u) φ(v)] = Σ_k a_k(v1) a_k(v2) ρ^k,   a_k(v) = E[φ(√v z) h_k(z)],  z ~ N(0, 1),
 
-with the normalised Hermite polynomials ``h_k``.  Derivatives are expectations again, of
-``T_ij = E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)]`` (Price's theorem):
+with the normalised Hermite polynomials ``h_k``: a polynomial in ``ρ``.  All derivatives in
+``(ρ, v1, v2)`` that a kernel of derivatives needs are summed at once by Horner's rule, and
+automatic differentiation only picks among them.
 
-    ∂T_ij/∂c = T_{i+1,j+1},   ∂T_ij/∂v1 = ½ T_{i+2,j},   ∂T_ij/∂v2 = ½ T_{i,j+2},
-
-and those have the same series, since the coefficients of ``φ⁽ⁱ⁾`` are
-``v^{-i/2} √((k+1) … (k+i)) a_{k+i}(v)``.  So all of them that a kernel of derivatives needs are
-summed at once, and automatic differentiation only picks.  Quadratures over ``(u, v)`` contain
-``√(1 - ρ²)``, which is singular where ``x = x'``.
+Why these variables?  Derivatives in ``(c, v1, v2)`` are expectations of ``φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)``
+(Price's theorem).  Those cancel in the kernel of a second-order equation, at a loss of two
+digits; ``ρ`` is stationary where ``x = x'``, so that nothing cancels.  Quadratures over
+``(u, v)`` contain ``√(1 - ρ²)``, which is singular there.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -27,7 +27,8 @@ from jaxtyping import Float
 
 Elementwise = Callable[[Array], Array]
 Expectation = Callable[[Array, Array, Array], Array]
-Table = dict[tuple[int, int], Array]
+Key = tuple[int, int, int]  # Derivatives in `y`, `v1`, `v2`.
+Table = dict[Key, Array]
 
 
 TERMS = 330  # Per unit of variance.
@@ -36,8 +37,8 @@ TERMS = 330  # Per unit of variance.
 def expectations(fn: Elementwise, variance: float = 4.0) -> tuple[Expectation, Expectation]:
     """``(c, v1, v2) -> E[fn(u) fn(v)]`` and the same of the derivative of ``fn``.
 
-    Costs O(order) a pair, with some twenty sums for up to two derivatives in each argument,
-    and O(order²) a point, where the series has ``order = 330 variance`` terms.
+    Costs O(order) a pair, with 27 sums for up to two derivatives in each argument, and
+    O(order²) a point, where the series has ``order = 330 variance`` terms.
 
     Where ``fn`` is analytic in a strip of half-width δ, the error at variance ``v`` falls
     like ``exp(-2 δ √(order / v))``.  For tanh (δ = π / 2) fourth derivatives of kernels are
@@ -52,72 +53,79 @@ def expectations(fn: Elementwise, variance: float = 4.0) -> tuple[Expectation, E
     order = round(TERMS * variance)
     z, weight = _trapezoid(2 * max(200, order // 4))
     h = _hermite_functions(z, weight, order)
+    return _expectation(fn, h, z), _expectation(_derivative(fn), h, z)
+
+
+def _expectation(fn: Elementwise, h: np.ndarray, z: np.ndarray) -> Expectation:
     first, step = _terms(fn, z)
     h = h[first::step]
     if step == 2:  # The integrands are even.
         h, z = 2 * h[:, len(z) // 2 :], z[len(z) // 2 :]
 
-    def sums(i: int, j: int, c: Float[Array, ""], v1: Float[Array, ""], v2: Float[Array, ""]) -> Table:
-        """``T_ij`` and what two derivatives in each argument need."""
-        keys = _reach(i, j, 2, 2)
-        orders = sorted({n for key in keys for n in key})
-        start = {n: (first - n) % step for n in orders}  # Of the series of fn⁽ⁿ⁾: odd and even alternate.
-        offset = {n: (start[n] + n - first) // step for n in orders}
-        length = len(h) - max(offset.values())
+    def coefficients(v: Float[Array, ""], count: int) -> list[Array]:
+        """``a_m`` and its derivatives.  Under `vmap` over pairs they are still made once a point."""
+        of = [lambda v: h @ fn(jnp.sqrt(v) * z)]
+        for _ in range(count):
+            of.append(_derivative(of[-1]))
+        return [a(v) for a in of]
 
-        def rows(v: Float[Array, ""]) -> dict[int, Array]:
-            """Coefficients of fn⁽ⁿ⁾.  Under `vmap` over pairs they are still made once a point."""
-            a = h @ fn(jnp.sqrt(v) * z)
-            k = {n: start[n] + step * np.arange(float(length)) for n in orders}
-            factor = {n: np.sqrt(np.prod([k[n] + m for m in range(1, n + 1)], axis=0)) for n in orders}
-            return {n: v ** (-n / 2) * factor[n] * a[offset[n] : offset[n] + length] for n in orders}
+    def sums(count: int, y: Float[Array, ""], v1: Float[Array, ""], v2: Float[Array, ""]) -> Table:
+        """Derivatives of ``Σ_m a_m(v1) a_m(v2) y^m``, as many as ``count`` in each of two points need."""
+        some = range(count + 1)
+        keys = [(p, q, r) for q in some for r in some for p in range(2 * count - q - r + 1)]
+        n = np.arange(float(len(h) - 2 * count))
 
-        rho = c / jnp.sqrt(v1 * v2)
-        argument = rho**step
+        def rows(v: Float[Array, ""]) -> dict[tuple[int, int], Array]:
+            """Coefficients of ``y^n`` in the p-th derivative, but for its factor ``(n + p)! / n!``."""
+            of = enumerate(coefficients(v, count))
+            return {(p, q): a[p : p + len(n)] for q, a in of for p in range(2 * count - q + 1)}
 
-        def horner(totals: Table, ab: tuple[dict[int, Array], dict[int, Array]]) -> tuple[Table, None]:
+        factor = [np.prod([n + i for i in range(1, p + 1)], axis=0) for p in range(2 * count + 1)]
+        first_rows = {(p, q): factor[p] * a for (p, q), a in rows(v1).items()}
+
+        def horner(totals: Table, ab: tuple[dict, dict]) -> tuple[Table, None]:
             a, b = ab
-            return {(i, j): y * argument + a[i] * b[j] for (i, j), y in totals.items()}, None
+            return {(p, q, r): total * y + a[p, q] * b[p, r] for (p, q, r), total in totals.items()}, None
 
-        zeros = dict.fromkeys(keys, jnp.zeros_like(rho))
-        totals, _ = jax.lax.scan(horner, zeros, (rows(v1), rows(v2)), reverse=True)
-        return {(i, j): rho ** start[i] * y for (i, j), y in totals.items()}
+        zeros = dict.fromkeys(keys, jnp.zeros_like(y))
+        totals, _ = jax.lax.scan(horner, zeros, (first_rows, rows(v2)), reverse=True)
+        return totals
 
-    @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-    def pick(i: int, j: int, table: Table, c: Array, v1: Array, v2: Array) -> Array:
-        return table[i, j]
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def pick(key: Key, table: Table, y: Array, v1: Array, v2: Array) -> Array:
+        return table[key]
 
     @functools.partial(pick.defjvp, symbolic_zeros=True)
-    def by_price(i: int, j: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    def pick_next(key: Key, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         slope = jnp.zeros_like(primals[1])
-        for tangent, factor, (di, dj) in zip(tangents[1:], (1.0, 0.5, 0.5), ((1, 1), (2, 0), (0, 2)), strict=True):
+        for i, tangent in enumerate(tangents[1:]):
             if not isinstance(tangent, SymbolicZero):
-                slope += factor * tangent * evaluate(i + di, j + dj, *primals)
-        return pick(i, j, *primals), slope
+                slope += tangent * evaluate(tuple(n + (i == j) for j, n in enumerate(key)), *primals)
+        return pick(key, *primals), slope
 
-    def evaluate(i: int, j: int, table: Table, c: Array, v1: Array, v2: Array) -> Array:
-        if (i, j) not in table:
-            table = sums(i, j, *map(jax.lax.stop_gradient, (c, v1, v2)))
-        return pick(i, j, table, c, v1, v2)
+    def evaluate(key: Key, table: Table, y: Array, v1: Array, v2: Array) -> Array:
+        if key not in table:  # At first, and again where an operator has more than two derivatives.
+            count = max(2, *key[1:], math.ceil(sum(key) / 2))
+            table = sums(count, *map(jax.lax.stop_gradient, (y, v1, v2)))
+        return pick(key, table, y, v1, v2)
 
-    return functools.partial(evaluate, 0, 0, {}), functools.partial(evaluate, 1, 1, {})
+    def expectation(c: Float[Array, ""], v1: Float[Array, ""], v2: Float[Array, ""]) -> Array:
+        rho = c * jax.lax.rsqrt(v1) * jax.lax.rsqrt(v2)
+        return rho**first * evaluate((0, 0, 0), {}, rho**step, v1, v2)
+
+    return expectation
+
+
+def _derivative(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Of a function of numbers one by one, or of one number."""
+    return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
 
 
 def second_moment(fn: Elementwise, variance: float) -> float:
     """``E[fn(z)²]`` for ``z ~ N(0, variance)``."""
     z, weight = _trapezoid(1000)
     with jax.ensure_compile_time_eval():
-        return float(weight @ np.asarray(fn(jnp.asarray(np.sqrt(variance) * z))) ** 2)
-
-
-def _reach(i: int, j: int, first: int, second: int) -> set[tuple[int, int]]:
-    """Indices of ``T_ij`` and of its derivatives: so many in the first argument, so many in the second."""
-    keys = {(i, j)}
-    if first:
-        keys |= _reach(i + 2, j, first - 1, second) | _reach(i + 1, j + 1, first - 1, second)
-    if second:
-        keys |= _reach(i, j + 2, first, second - 1) | _reach(i + 1, j + 1, first, second - 1)
-    return keys
+        return float(weight @ fn(jnp.asarray(np.sqrt(variance) * z)) ** 2)
 
 
 def _terms(f: Elementwise, z: np.ndarray) -> tuple[int, int]:
@@ -132,19 +140,15 @@ def _terms(f: Elementwise, z: np.ndarray) -> tuple[int, int]:
 
 def _trapezoid(n: int, half_width: float = 13.0) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for N(0, 1); beats Gauss-Hermite where the integrand has poles."""
-    spacing = float(np.float32(2 * half_width / (n - 1)))  # Few digits, so that nodes are exact.
-    z = spacing * (np.arange(n) - (n - 1) / 2)
-    weight = np.exp(-(np.longdouble(z) ** 2) / 2)
+    z = np.linspace(-half_width, half_width, n)
+    weight = np.exp(-(z**2) / 2)
     return z, weight / weight.sum()
 
 
 def _hermite_functions(z: np.ndarray, weight: np.ndarray, order: int) -> np.ndarray:
-    """``weight * h_k(z)`` for ``k < order``, ``(order, nodes)``.
-
-    In extended precision, where the platform has it: the series of fn⁽ⁿ⁾ multiply rounding by kⁿ.
-    """
+    """``weight * h_k(z)`` for ``k < order``, ``(order, nodes)``."""
     root = np.sqrt(weight)  # `root * h_k` is bounded, `h_k` alone overflows.
     h = [root, z * root]
-    for k in map(np.longdouble, range(2, order)):
+    for k in range(2, order):
         h.append((z * h[-1] - np.sqrt(k - 1) * h[-2]) / np.sqrt(k))
-    return (np.stack(h) * root).astype(float)
+    return np.stack(h) * root

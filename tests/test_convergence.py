@@ -306,17 +306,7 @@ def test_a_second_output_is_an_error():
         convergence.with_output(EXTENDED)
 
 
-def test_what_is_no_larger_than_the_negative_eigenvalues_is_noise():
-    def rates(*small):
-        kernel = KernelBlocks(jnp.diag(jnp.array([1.0, *small])), ("u", "r"), (1, 2))
-        return convergence.gradient_flow(kernel).rates
-
-    assert np.count_nonzero(rates(1e-12, 2e-12)) == 3
-    assert np.count_nonzero(rates(1e-12, -2e-12)) == 1
-    assert np.count_nonzero(rates(1e-12, -5e-13)) == 2
-
-
-@pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-11), (np.float32, 1e-6)])
+@pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-15), (np.float32, 1e-6)])
 def test_a_kernel_that_is_not_positive_semidefinite_beyond_rounding_is_an_error(dtype, rounding):
     def kernel(smallest):
         return KernelBlocks(jnp.diag(jnp.array([1.0, 2.0, smallest], dtype)), ("u", "r"), (1, 2))
