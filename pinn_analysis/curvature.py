@@ -31,8 +31,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 from matfree import decomp, stochtrace
 
-from pinn_analysis.ntk._finite import Apply, check_params
-from pinn_analysis.problems import Condition, Problem, check_names, check_points, check_weights
+from pinn_analysis.problems import Apply, Condition, Problem, check, check_names, check_weights
 
 PARTS = ("hessian", "gauss_newton", "rest")
 
@@ -113,8 +112,7 @@ def matvecs(
     Raises:
         ValueError: as `ntk.empirical`; an unknown part; weights that do not fit, or are negative.
     """
-    check_points(problem, points)
-    check_params(params)
+    points = check(problem, apply, params, points)
     if part not in PARTS:
         raise ValueError(f"`part` must be one of {PARTS}, got {part!r}.")
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
@@ -123,7 +121,7 @@ def matvecs(
 
     def product(scales: Mapping[str, ArrayLike]) -> Matvec:
         conditions = tuple(problem.conditions[name] for name in scales)
-        x = tuple(jnp.asarray(points[name]) for name in scales)
+        x = tuple(points[name] for name in scales)
         return Matvec(conditions, apply, part, params, x, tuple(scales.values()))
 
     every = {name: weights[name] for name in problem.conditions}
@@ -222,11 +220,8 @@ def _linear(matvec: Matvec) -> Callable[[PyTree], PyTree]:
     """The linear function of a `Matvec`; what does not depend on ``v`` is computed at once."""
 
     def residuals(params: PyTree) -> list[Array]:
-        def residual(condition: Condition) -> Callable[[Array], Array]:
-            left = condition.operator(functools.partial(matvec.apply, params))
-            return lambda x: jnp.ravel(left(x) - condition.target(x))
-
-        return [jax.vmap(residual(c))(x) for c, x in zip(matvec.conditions, matvec.points, strict=True)]
+        field = functools.partial(matvec.apply, params)
+        return [jax.vmap(c.residual(field))(x).ravel() for c, x in zip(matvec.conditions, matvec.points, strict=True)]
 
     def weighted(a: list[Array], b: list[Array]) -> Array:
         return sum(w * jnp.mean(s * t) for w, s, t in zip(matvec.weights, a, b, strict=True))

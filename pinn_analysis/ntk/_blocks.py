@@ -45,15 +45,15 @@ class KernelBlocks:
         """The parts of a vector over all rows (its last axis), by term."""
         return {name: vector[..., where] for name, where in self.slices().items()}
 
-    def join(self, parts: Mapping[str, ArrayLike]) -> Float[Array, " n"]:
-        """The vector over all rows of its parts: the inverse of `split`."""
+    def join(self, parts: Mapping[str, ArrayLike]) -> Float[Array, "... n"]:
+        """The vector over all rows (its last axis) of its parts: the inverse of `split`."""
         got = {name: jnp.shape(part) for name, part in parts.items()}
-        want = {name: (n,) for name, n in zip(self.names, self.sizes, strict=True)}
-        if got != want:
+        want = dict(zip(self.names, self.sizes, strict=True))
+        if {name: shape[-1:] for name, shape in got.items()} != {name: (n,) for name, n in want.items()}:
             raise ValueError(
-                f"Expected one vector a term with shapes {want}, got {got}; `problem.residuals` makes them."
+                f"Expected one vector per term, of lengths {want}, got shapes {got}; `problem.residuals` makes them."
             )
-        return jnp.concatenate([parts[name] for name in self.names])
+        return jnp.concatenate([jnp.asarray(parts[name]) for name in self.names], -1)
 
 
 def mirror(rows: list[list[Array]]) -> Array:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
@@ -13,9 +12,7 @@ from jaxtyping import Float, PyTree
 from pinn_analysis import _neural_tangents
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror
 from pinn_analysis.operators import Operator
-from pinn_analysis.problems import Problem, check_points
-
-Apply = Callable[[PyTree, Array], Array]
+from pinn_analysis.problems import Apply, Problem, check
 
 
 def empirical(
@@ -43,10 +40,9 @@ def empirical(
             kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
     Raises:
-        ValueError: see `check_points`; parameters that are not floating-point or not finite.
+        ValueError: see `problems.check`.
     """
-    check_points(problem, points)
-    check_params(params)
+    points = check(problem, apply, params, points)
     if method not in ("auto", "jacobian", "structured"):
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     if batch_size is not None and batch_size < 1:
@@ -86,8 +82,7 @@ def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
     Raises:
         ValueError: as `empirical`.
     """
-    check_points(problem, points)
-    check_params(params)
+    points = check(problem, apply, params, points)
     trace = _structured_trace if _structure_pays(params) else _jacobian_trace
     return {
         name: trace(condition.operator, apply, params, points[name]) for name, condition in problem.conditions.items()
@@ -102,16 +97,9 @@ def matvec(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, 
     Raises:
         ValueError: as `empirical`.
     """
-    check_points(problem, points)
-    check_params(params)
+    points = check(problem, apply, params, points)
 
-    def rows(params: PyTree) -> Float[Array, " n"]:
-        return jnp.concatenate(
-            [
-                jax.vmap(_outputs(condition.operator, apply, params))(points[name]).ravel()
-                for name, condition in problem.conditions.items()
-            ]
-        )
+    rows = problem.rows(apply, points)
 
     def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
         with jax.default_matmul_precision("highest"):
@@ -227,16 +215,3 @@ def _structured_kernel(operators: tuple[Operator, ...], apply: Apply) -> Callabl
 def _parts(x: ArrayLike, batch_size: int | None) -> Iterator[ArrayLike]:
     step = batch_size or len(x)
     return (x[i : i + step] for i in range(0, len(x), step))
-
-
-def check_params(params: PyTree) -> None:
-    """Raise a `ValueError` unless all of ``params`` are finite arrays of floats."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path)
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            raise ValueError(
-                f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; "
-                "keep the rest out of them (`equinox.partition`, or a closure around `apply`)."
-            )
-        if not isinstance(leaf, jax.core.Tracer) and not np.isfinite(leaf).all():
-            raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")

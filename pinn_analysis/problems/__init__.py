@@ -8,21 +8,25 @@ Shapes: ``n`` points, ``d`` inputs.  Points are ``(n, d)``, one array per condit
 """
 
 from pinn_analysis.problems._core import (
+    Apply as Apply,
     Condition as Condition,
     Problem as Problem,
-    box as box,
+    check as check,
     check_names as check_names,
     check_points as check_points,
     check_weights as check_weights,
-    faces as faces,
-    grid as grid,
-    relative_l2_error as relative_l2_error,
 )
 from pinn_analysis.problems._flow import (
     divergence as divergence,
     lid_driven_cavity as lid_driven_cavity,
     momentum as momentum,
     velocity as velocity,
+)
+from pinn_analysis.problems._sampling import (
+    box as box,
+    faces as faces,
+    grid as grid,
+    relative_l2_error as relative_l2_error,
 )
 from pinn_analysis.problems._scalar import (
     helmholtz_2d as helmholtz_2d,

@@ -1,5 +1,6 @@
-"""Conditions, problems, samplers and the error norm.  Shapes: ``n`` points, ``d`` inputs."""
+"""Conditions, problems, and the check of a network against a problem.  Shapes: ``n`` points, ``d`` inputs."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from pinn_analysis.operators import Field, Operator
+
+Apply = Callable[[PyTree, Array], Array]
 
 
 class Condition(NamedTuple):
@@ -20,11 +23,18 @@ class Condition(NamedTuple):
         operator: from the field to what is compared with ``target``.
         target: the right-hand side, a field.
         sample: ``(key, n) -> points (n, d)``.
+        trained: False for a term that no loss or weight takes in: training only drags it along.
     """
 
     operator: Operator
     target: Field
     sample: Callable[[Array, int], Array]
+    trained: bool = True
+
+    def residual(self, field: Field) -> Field:
+        """``operator(field) - target``, itself a field."""
+        left = self.operator(field)
+        return lambda x: left(x) - self.target(x)
 
 
 class Problem(NamedTuple):
@@ -72,14 +82,21 @@ class Problem(NamedTuple):
         A condition with ``m`` components gives ``n * m`` values, point by point.
         """
         check_points(self, points)
-
-        def residual(condition: Condition) -> Field:
-            left = condition.operator(field)
-            return lambda x: left(x) - condition.target(x)
-
         return {
-            name: jax.vmap(residual(condition))(points[name]).ravel() for name, condition in self.conditions.items()
+            name: jax.vmap(condition.residual(field))(points[name]).ravel()
+            for name, condition in self.conditions.items()
         }
+
+    def rows(self, apply: Apply, points: Mapping[str, ArrayLike]) -> Callable[[PyTree], Float[Array, " n"]]:
+        """``params -> r``: the residuals of all terms in one vector, as a function of the parameters.
+
+        Its Jacobian has the rows of the kernel, in the same order.
+        """
+
+        def residuals(params: PyTree) -> Float[Array, " n"]:
+            return jnp.concatenate(list(self.residuals(functools.partial(apply, params), points).values()))
+
+        return residuals
 
     def losses(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Mean square of the residuals of each condition, without weights."""
@@ -120,42 +137,25 @@ def check_points(problem: Problem, points: Mapping[str, ArrayLike]) -> None:
             raise ValueError(f"Points of {name!r} contain NaN or infinity; draw them again or mask them out.")
 
 
-def relative_l2_error(field: Field, exact: Field, points: Float[Array, "n d"]) -> Float[Array, ""]:
-    """``‖u - u*‖₂ / ‖u*‖₂`` over ``points``, the error norm of both papers."""
-    u, v = jax.vmap(field)(points), jax.vmap(exact)(points)
-    return jnp.linalg.norm((u - v).ravel()) / jnp.linalg.norm(v.ravel())
+def check_params(params: PyTree) -> None:
+    """Raise a `ValueError` unless all of ``params`` are finite arrays of floats."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            raise ValueError(
+                f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; "
+                "keep the rest out of them (`equinox.partition`, or a closure around `apply`)."
+            )
+        if not isinstance(leaf, jax.core.Tracer) and not jnp.isfinite(leaf).all():
+            raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
 
 
-def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
-    """Uniform test grid with ``n`` points an axis, edges included, ``(n**d, d)``."""
-    low, high = problem.domain
-    axes = [jnp.linspace(a, b, n) for a, b in zip(low, high, strict=True)]
-    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
+def check(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """The points as arrays, in the order of the conditions, once network, parameters and points fit the problem.
 
-
-def box(low: ArrayLike, high: ArrayLike) -> Callable[[Array, int], Array]:
-    """Sampler, uniform in a box: ``(key, n) -> (n, d)``."""
-    low, high = jnp.asarray(low, float), jnp.asarray(high, float)
-    return lambda key, n: jax.random.uniform(key, (n, low.size), minval=low, maxval=high)
-
-
-def faces(low: ArrayLike, high: ArrayLike, *which: tuple[int, int]) -> Callable[[Array, int], Array]:
-    """Sampler on faces of a box, uniform on each, with equally many points on all.
-
-    Args:
-        low: lower corner, ``(d,)``.
-        high: upper corner, ``(d,)``.
-        which: faces as ``(axis, side)`` with side 0 (low) or 1 (high); all of them if
-            none is given.  ``n`` points are dealt out to the faces in turn, so that
-            their numbers differ by one at most: the ends of an interval get half each.
+    Raises:
+        ValueError: points that do not fit (`check_points`); parameters that are not floating-point or not finite.
     """
-    low, high = jnp.asarray(low, float), jnp.asarray(high, float)
-    which = which or tuple((axis, side) for axis in range(low.size) for side in (0, 1))
-    axes, sides = np.array(which).T
-
-    def sample(key: Array, n: int) -> Array:
-        turn = np.arange(n) % len(which)
-        on_face = jnp.where(sides[turn] == 1, high[axes[turn]], low[axes[turn]])
-        return box(low, high)(key, n).at[np.arange(n), axes[turn]].set(on_face)
-
-    return sample
+    check_points(problem, points)
+    check_params(params)
+    return {name: jnp.asarray(points[name]) for name in problem.conditions}

@@ -16,7 +16,8 @@ from jax.experimental.jet import jet
 from jaxtyping import Float
 
 from pinn_analysis.operators import Field, Operator
-from pinn_analysis.problems._core import Condition, Problem, box, faces
+from pinn_analysis.problems._core import Condition, Problem
+from pinn_analysis.problems._sampling import box, faces
 
 # Three directions 60° apart.  Their products of second and fourth order sum to isotropic
 # tensors: Σ d_a d_b = 3/2 δ_ab and Σ d_a d_b d_c d_e = 3/8 (δ_ab δ_ce + δ_ac δ_be + δ_ae δ_bc).

@@ -5,7 +5,8 @@ from jax import Array
 from jaxtyping import Float
 
 from pinn_analysis.operators import Field, identity, partial, value_and_laplacian
-from pinn_analysis.problems._core import Condition, Problem, box, faces
+from pinn_analysis.problems._core import Condition, Problem
+from pinn_analysis.problems._sampling import box, faces
 
 
 def poisson_1d(a: float | int = 4) -> Problem:
