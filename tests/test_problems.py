@@ -14,6 +14,7 @@ from pinn_analysis.problems import (
     klein_gordon,
     poisson_1d,
     relative_l2_error,
+    test_points,
     wave_1d,
 )
 
@@ -113,6 +114,37 @@ def test_the_grid_has_the_corners_and_varies_its_last_axis_first():
     assert x.shape == (9, 2)
     assert x[:4].tolist() == [[0, 0], [0, 0.5], [0, 1], [0.5, 0]] and x[-1].tolist() == [1, 1]
     assert grid(poisson_1d(), 5)[:, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_the_error_is_measured_on_a_grid_in_low_dimensions_and_at_random_points_above():
+    unit = {d: Problem("unit", {}, (jnp.zeros(d), jnp.full(d, 2.0))) for d in (1, 2, 3, 100)}
+    assert jnp.array_equal(test_points(unit[1]), grid(unit[1], 1000))
+    assert jnp.array_equal(test_points(unit[2]), grid(unit[2], 100))
+    for d in (3, 100):
+        x = test_points(unit[d])
+        assert x.shape == (10_000, d) and jnp.array_equal(x, test_points(unit[d]))
+        np.testing.assert_allclose(x.mean(0), 1, atol=5 * np.sqrt(4 / 12 / 10_000))  # 5 deviations.
+
+
+def test_the_error_is_measured_where_the_problem_says(key):
+    low, high = -jnp.ones(2), jnp.ones(2)
+
+    def in_the_l(key, n):  # Without the upper right quarter.
+        x = box(low, high)(key, n)
+        return jnp.where((x > 0).all(1, keepdims=True), x - 1, x)
+
+    def solution(x):  # Undefined in the quarter that is cut out.
+        return jnp.sqrt(-x.min())
+
+    problem = Problem("L", {"inside": Condition(identity, solution, in_the_l)}, (low, high), solution, in_the_l)
+    x = test_points(problem)
+    assert x.shape == (10_000, 2) and not (x > 0).all(1).any()
+    assert jnp.isnan(relative_l2_error(solution, solution, grid(problem, 100)))
+    np.testing.assert_allclose(relative_l2_error(lambda x: 0.9 * solution(x), solution, x), 0.1)
+    assert test_points(problem._replace(test=np.array([[0, 1]]))).tolist() == [[0.0, 1.0]]
+    for wrong, message in ((jnp.ones(2), r"shape \(n, 2\), got \(2,\)"), (jnp.full((1, 2), jnp.nan), "NaN")):
+        with pytest.raises(ValueError, match=message):
+            test_points(problem._replace(test=wrong))
 
 
 def test_relative_error_of_a_scaled_solution_is_the_scale_less_one():

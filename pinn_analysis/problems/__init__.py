@@ -27,6 +27,7 @@ from pinn_analysis.problems._sampling import (
     faces as faces,
     grid as grid,
     relative_l2_error as relative_l2_error,
+    test_points as test_points,
 )
 from pinn_analysis.problems._scalar import (
     helmholtz_2d as helmholtz_2d,

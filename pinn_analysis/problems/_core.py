@@ -43,14 +43,17 @@ class Problem(NamedTuple):
     Attributes:
         name: for messages and results.
         conditions: the loss terms by name, in the order of the rows of a kernel.
-        domain: lower and upper corner, each ``(d,)``.
-        solution: the exact solution, if known.
+        domain: lower and upper corner of a box, each ``(d,)``: the domain, or what bounds it.
+        solution: the exact solution, if known; it is taken at test points alone.
+        test: where the error is measured (`test_points`): points ``(n, d)``, or a sampler
+            ``(key, n) -> (n, d)``.  For a domain that is not its box: an L, a hole.
     """
 
     name: str
     conditions: dict[str, Condition]
     domain: tuple[Array, Array]
     solution: Field | None = None
+    test: Array | Callable[[Array, int], Array] | None = None
 
     def sample(self, key: Array, sizes: int | Mapping[str, int]) -> dict[str, Array]:
         """Random points for each condition, ``(n, d)`` each.

@@ -26,6 +26,32 @@ def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
 
 
+def test_points(problem: Problem) -> Float[Array, "n d"]:
+    """Where the error of a solution is measured: the same points at every call.
+
+    ``problem.test``, of a sampler 10,000 points.  Without it those of the box: 1,000 evenly spaced
+    in one dimension (the NTK paper's code), a grid of 100 x 100 in two (the first paper's code), and
+    10,000 at random in more, where a grid has most of its points on the faces.
+
+    Raises:
+        ValueError: ``problem.test`` does not give points ``(n, d)`` that are finite.
+    """
+    low, high = problem.domain
+    d = len(low)
+    if problem.test is None and d <= 2:
+        return grid(problem, {1: 1000, 2: 100}[d])
+    test = box(low, high) if problem.test is None else problem.test
+    points = jnp.asarray(test(jax.random.key(0), 10_000) if callable(test) else test, float)
+    if points.ndim != 2 or points.shape[1] != d or not len(points):
+        raise ValueError(f"`test` of {problem.name!r} must give points of shape (n, {d}), got {points.shape}.")
+    if not isinstance(points, jax.core.Tracer) and not jnp.isfinite(points).all():
+        raise ValueError(f"`test` of {problem.name!r} gives points that contain NaN or infinity.")
+    return points
+
+
+test_points.__test__ = False  # Not a test of pytest's.
+
+
 def box(low: ArrayLike, high: ArrayLike) -> Callable[[Array, int], Array]:
     """Sampler, uniform in a box: ``(key, n) -> (n, d)``."""
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
