@@ -9,7 +9,6 @@ Shapes: ``n`` points, ``d`` inputs.  Points are ``(n, d)``, one array per condit
 
 from pinn_analysis.problems._core import (
     Apply as Apply,
-    Points as Points,
     Condition as Condition,
     Problem as Problem,
     check as check,

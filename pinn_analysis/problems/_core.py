@@ -14,7 +14,6 @@ from jaxtyping import Float, PyTree
 from pinn_analysis.operators import Field, Operator
 
 Apply = Callable[[PyTree, Array], Array]
-Points = Mapping[str, ArrayLike | Sequence]  # One table of points for each condition.
 
 
 class Condition(NamedTuple):
@@ -80,7 +79,7 @@ class Problem(NamedTuple):
             for k, (name, condition) in zip(keys, self.conditions.items(), strict=True)
         }
 
-    def residuals(self, field: Field, points: Points) -> dict[str, Array]:
+    def residuals(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """``operator(field) - target`` at the points of each condition, ``(n,)`` each.
 
         A condition with ``m`` components gives ``n * m`` values, point by point.
@@ -91,7 +90,7 @@ class Problem(NamedTuple):
             for name, condition in self.conditions.items()
         }
 
-    def rows(self, apply: Apply, points: Points) -> Callable[[PyTree], Float[Array, " n"]]:
+    def rows(self, apply: Apply, points: Mapping[str, ArrayLike]) -> Callable[[PyTree], Float[Array, " n"]]:
         """``params -> r``: the residuals of all terms in one vector, as a function of the parameters.
 
         Its Jacobian has the rows of the kernel, in the same order.
@@ -102,7 +101,7 @@ class Problem(NamedTuple):
 
         return residuals
 
-    def losses(self, field: Field, points: Points) -> dict[str, Array]:
+    def losses(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Mean square of the residuals of each condition, without weights."""
         return {name: jnp.mean(r**2) for name, r in self.residuals(field, points).items()}
 
@@ -126,7 +125,7 @@ def check_weights(weights: Mapping[str, ArrayLike]) -> None:
             raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
 
 
-def check_points(problem: Problem, points: Points) -> None:
+def check_points(problem: Problem, points: Mapping[str, ArrayLike]) -> None:
     """Raise `ValueError` for points of a wrong shape, an empty set or, if known yet, NaN."""
     check_names(problem, points, "points")
     d = len(problem.domain[0])
@@ -154,7 +153,7 @@ def check_params(params: PyTree) -> None:
             raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
 
 
-def check(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dict[str, Array]:
+def check(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
     """The points as arrays, in the order of the conditions, once network, parameters and points fit the problem.
 
     Raises:
