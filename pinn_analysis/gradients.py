@@ -12,7 +12,7 @@ Shapes: ``k`` loss terms, ``p`` parameters.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.problems import Problem
+from pinn_analysis.problems import Apply, Points, Problem, check
 
 
 class Statistics(NamedTuple):
@@ -51,12 +51,13 @@ class Histogram(NamedTuple):
     edges: Array
 
 
-def by_term(problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, Array]) -> dict[str, PyTree]:
+def by_term(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dict[str, PyTree]:
     """``∇_θ L_i`` of each term, shaped like ``params``.
 
     Raises:
-        ValueError: points that do not fit the problem.
+        ValueError: see `problems.check`.
     """
+    points = check(problem, apply, params, points)
 
     def losses(params: PyTree) -> dict[str, Array]:
         return problem.losses(functools.partial(apply, params), points)

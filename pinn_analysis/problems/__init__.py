@@ -7,21 +7,24 @@ the mean square of its residuals.  A **problem** is a dictionary of conditions.
 Shapes: ``n`` points, ``d`` inputs.  Points are ``(n, d)``, one array per condition.
 """
 
+from pinn_analysis.problems._condition import Condition as Condition, Sampler as Sampler
 from pinn_analysis.problems._core import (
     Apply as Apply,
-    Condition as Condition,
+    Points as Points,
     Problem as Problem,
     check as check,
     check_names as check_names,
     check_points as check_points,
     check_weights as check_weights,
 )
+from pinn_analysis.problems._data import data as data
 from pinn_analysis.problems._flow import (
     divergence as divergence,
     lid_driven_cavity as lid_driven_cavity,
     momentum as momentum,
     velocity as velocity,
 )
+from pinn_analysis.problems._not_finite import explain_not_finite as explain_not_finite
 from pinn_analysis.problems._sampling import (
     box as box,
     faces as faces,
