@@ -36,12 +36,12 @@ class KernelOperator(JacobianRows):
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
         """``v -> K v``, linearised once: for many products within one compiled function."""
         with jax.default_matmul_precision("highest"):
-            push = jax.linearize(self.values, self.params)[1]
+            values, push = jax.linearize(self.values, self.params)
         pull = jax.linear_transpose(push, self.params)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
-                return push(pull(v)[0])
+                return push(pull(v.astype(values.dtype))[0])
 
         return product
 

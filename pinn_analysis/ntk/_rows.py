@@ -6,6 +6,7 @@ Everything here is compiled, for any parameters, points and coefficients of the 
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 
 import jax
@@ -152,7 +153,9 @@ def structure_helps(kernel: JacobianRows, compiled: Callable, *args: JacobianRow
     if max(leaf.size for leaf in jax.tree.leaves(kernel.params)) < 100_000 or not _neural_tangents.installed():
         return False
     try:
-        largest = max(_sizes(compiled.trace(kernel, *args).jaxpr.jaxpr))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No Jacobian rule found")
+            largest = max(_sizes(compiled.trace(kernel, *args).jaxpr.jaxpr))
     except NotImplementedError:
         return False
     return largest <= kernel.sizes[0] * kernel.parameters()

@@ -93,7 +93,8 @@ def _lanczos(product: Product, like: PyTree, key: Array, num_matvecs: int, sampl
     """Of each sample, ``(samples, num_matvecs)``: Ritz values, their shares of the first vector, error bounds."""
     if num_matvecs < 1 or samples < 1:
         raise ValueError(f"`num_matvecs` and `samples` must be at least 1, got {num_matvecs} and {samples}.")
-    return _ritz(product if isinstance(product, Linear) else as_pytree(product), stochtrace.sampler_signs(like, num=samples)(key), num_matvecs)
+    product = product if isinstance(product, Linear) else as_pytree(product)
+    return _ritz(product, stochtrace.sampler_signs(like, num=samples)(key), num_matvecs)
 
 
 @functools.partial(jax.jit, static_argnums=2)
