@@ -65,7 +65,7 @@ DOORS = {
     "residuals": lambda problem, apply, params, points: problem.residuals(functools.partial(apply, params), points),
     "empirical": ntk.empirical,
     "traces": ntk.traces,
-    "matvec": ntk.matvec,
+    "operator": ntk.operator,
     "by_term": gradients.by_term,
     "hessian": curvature.hessian,
     "matvecs": curvature.matvecs,
