@@ -1,10 +1,11 @@
-"""Functions as data: what lets two kernels of one equation share a compilation."""
+"""Functions as data, which lets two kernels of one equation share a compilation; checks of traced numbers."""
 
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def as_pytree(fn: Callable) -> Callable:
@@ -20,6 +21,11 @@ def as_pytree(fn: Callable) -> Callable:
     if isinstance(fn, functools.partial) and all(map(_is_float, jax.tree.leaves((fn.args, fn.keywords)))):
         return jax.tree_util.Partial(fn.func, *fn.args, **fn.keywords)
     return jax.tree_util.Partial(fn)
+
+
+def fails(condition: ArrayLike) -> bool:
+    """Whether a condition is known not to hold; while a function is being traced it is not known."""
+    return not isinstance(condition, jax.core.Tracer) and not condition
 
 
 def _is_number(x: object) -> bool:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis._functions import as_pytree
+from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.ntk import _rows
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.ntk._rows import JacobianRows
@@ -96,7 +96,7 @@ class KernelOperator(JacobianRows):
         """
         gram, left, right = _plan(self, other, method, batch_size)
         matrix = jnp.block([[gram(a, b) for b in right] for a in left])
-        if not isinstance(matrix, jax.core.Tracer) and not jnp.isfinite(matrix).all():
+        if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
 
@@ -114,7 +114,7 @@ class KernelOperator(JacobianRows):
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
-        if isinstance(diagonal, jax.core.Tracer) or jnp.isfinite(diagonal).all():
+        if not fails(jnp.isfinite(diagonal).all()):
             return
         for name, part, x in zip(self.names, self.split(diagonal).values(), self.points, strict=True):
             if not jnp.isfinite(part).all():
