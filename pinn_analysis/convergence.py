@@ -30,6 +30,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from pinn_analysis._functions import fails
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, box
@@ -95,7 +96,7 @@ class Descent(NamedTuple):
                 largest learning rate change sign with each), or ``r0`` that does not fit the kernel.
         """
         steps = _not_negative(steps, "number of steps")
-        if not isinstance(steps, jax.core.Tracer) and not (steps == jnp.floor(steps)).all():
+        if fails((steps == jnp.floor(steps)).all()):
             raise ValueError(f"A number of steps must be whole, got {steps}; `gradient_flow` takes any time.")
         return self.spectrum.evolve(r0, *self._after(steps))
 
@@ -131,8 +132,7 @@ def gradient_descent(kernel: Kernel | Spectrum, learning_rate: ArrayLike, weight
     """
     found = _spectrum(kernel, weights)
     stable = found.max_learning_rate
-    holds = (0 < learning_rate) & (learning_rate <= stable)
-    if not isinstance(holds, jax.core.Tracer) and not holds:
+    if fails((0 < learning_rate) & (learning_rate <= stable)):
         raise ValueError(
             f"`learning_rate` must be positive and at most {stable:.6g}, where gradient descent on this "
             f"kernel stops converging; got {learning_rate:.6g}."
@@ -186,7 +186,7 @@ def steps_to(
         ValueError: as `gradient_descent`; a tolerance outside (0, 1); a tolerance that is not reached
             by the modes that a kernel in float32 leaves.
     """
-    if not isinstance(tolerance, jax.core.Tracer) and not 0 < tolerance < 1:
+    if fails((0 < tolerance) & (tolerance < 1)):
         raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
     descent = gradient_descent(kernel, learning_rate, weights)
     found, blocks = descent.spectrum, descent.spectrum.kernel
@@ -278,6 +278,6 @@ def _positive(x: Array) -> Array:
 
 def _not_negative(x: ArrayLike, what: str) -> Array:
     x = jnp.asarray(x, float)
-    if not isinstance(x, jax.core.Tracer) and not (x >= 0).all():
+    if fails((x >= 0).all()):
         raise ValueError(f"A {what} cannot be negative or NaN, got {float(jnp.min(x))}.")
     return x

@@ -306,6 +306,27 @@ def test_a_second_output_is_an_error():
         convergence.with_output(EXTENDED)
 
 
+def test_a_condition_called_output_is_trained_like_any_other(kernel, r0):
+    renamed = PROBLEM._replace(
+        conditions={"output": PROBLEM.conditions["boundary"], "residual": PROBLEM.conditions["residual"]}
+    )
+    points = {"output": POINTS["boundary"], "residual": POINTS["residual"], "test": WITH_TEST["output"]}
+    both = convergence.with_output(renamed, "test")
+    assert [condition.trained for condition in both.conditions.values()] == [True, True, False]
+    found = ntk.empirical(both, apply, START, points)
+    assert convergence.max_learning_rate(found) == pytest.approx(convergence.max_learning_rate(kernel), rel=1e-12)
+    start = both.residuals(functools.partial(apply, START), points)
+    ours = convergence.gradient_flow(found).residuals(start, 0.01)
+    np.testing.assert_allclose(ours["output"], convergence.gradient_flow(kernel).residuals(r0, 0.01)["boundary"])
+
+
+def test_average_rates_need_no_matrix(kernel):
+    operator = ntk.operator(PROBLEM, apply, START, POINTS)
+    exact = convergence.rates(kernel)
+    for name, rate in convergence.rates(operator).items():
+        np.testing.assert_allclose(rate, exact[name], rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-15), (np.float32, 1e-6)])
 def test_a_kernel_that_is_not_positive_semidefinite_beyond_rounding_is_an_error(dtype, rounding):
     def kernel(smallest):

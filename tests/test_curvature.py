@@ -117,8 +117,21 @@ def test_products_pass_through_jit_and_compile_once_for_all_parameters(case):
     compiled = jax.jit(lambda product, v: product(v))
     for scale in (1.0, 1.1, 1.2):
         moved = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params)
-        compiled(curvature.matvecs(problem, apply, moved, points).terms["boundary"], params)
+        elsewhere = problem.conditions["boundary"]._replace(sample=lambda key, n, scale=scale: jnp.full((n, 1), scale))
+        other = problem._replace(conditions=problem.conditions | {"boundary": elsewhere})
+        compiled(curvature.matvecs(other, apply, moved, points).terms["boundary"], params)
     assert compiled._cache_size() == 1
+
+
+def test_terms_that_are_not_trained_have_no_part_in_the_whole_unless_they_are_given_a_weight(case, matrices):
+    problem, apply, params, points = case
+    aside = problem.conditions["boundary"]._replace(trained=False)
+    case = problem._replace(conditions=problem.conditions | {"boundary": aside}), apply, params, points
+    v, unravel = ravel_pytree(params)
+    for weights, share in ((None, 0.0), ({"residual": 1.0}, 0.0), ({"residual": 1.0, "boundary": 3.0}, 3.0)):
+        whole = ravel_pytree(curvature.matvecs(*case, weights=weights).whole(unravel(v)))[0]
+        dense = matrices["hessian"]["residual"] + share * matrices["hessian"]["boundary"]
+        assert error(whole, dense @ v) <= ROUNDING
 
 
 def test_a_linear_model_has_the_hessian_of_least_squares():

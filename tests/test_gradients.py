@@ -25,6 +25,15 @@ def test_gradients_of_all_terms_at_once_are_those_one_by_one(setting):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
+def test_terms_that_are_not_trained_have_no_gradient(setting):
+    problem, apply, params, points = setting
+    aside = problem.conditions["boundary"]._replace(trained=False)
+    grads = gradients.by_term(
+        problem._replace(conditions=problem.conditions | {"boundary": aside}), apply, params, points
+    )
+    assert list(grads) == ["residual"]
+
+
 def test_layers_are_named_and_complete(setting):
     problem, apply, params, points = setting
     layers = gradients.by_layer(gradients.by_term(problem, apply, params, points)["residual"])

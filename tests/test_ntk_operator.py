@@ -132,6 +132,8 @@ def test_traces_of_wide_networks_form_no_row_and_agree(monkeypatch):
     params = network.init(jax.random.key(0))
     dense = ntk.empirical(problem, network.apply, params, {"both": x}, method="jacobian").matrix
     monkeypatch.setattr(ntk._rows, "jacobian_diagonal", None)
+    traced = jax.jit(lambda params: ntk.traces(problem, network.apply, params, {"both": x})["both"])(params)
+    np.testing.assert_allclose(traced, jnp.trace(dense), rtol=ROUNDING)
     np.testing.assert_allclose(
         ntk.traces(problem, network.apply, params, {"both": x})["both"], jnp.trace(dense), rtol=ROUNDING
     )
@@ -302,6 +304,9 @@ def test_a_row_that_is_not_finite_is_named_with_its_point():
     for call in (ntk.empirical, ntk.traces):
         with pytest.raises(ValueError, match=r"not finite: 1 of the 2 rows of 'r' are not, .* \[-0.3, 0.4\]"):
             call(problem, apply, params, points)
+    kernel = ntk.operator(problem, apply, params, points)
+    with pytest.raises(ValueError, match="of the 2 rows of 'r' are not"):
+        kernel.only("u").cross(kernel)
 
 
 def test_terms_that_are_not_trained_are_known_to_the_kernel(case):

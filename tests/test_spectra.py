@@ -150,6 +150,10 @@ def test_spectra_pass_through_jit_and_vmap():
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
         assert eager[3]["u"] >= 1 and eager[3]["test"] == np.inf
 
+    outside = spectra.spectrum(kernel)  # Known, in a function that is traced.
+    inside = jax.jit(lambda scale: convergence.gradient_flow(outside).losses(r0, 0.7)["u"] * scale)(1.0)
+    np.testing.assert_allclose(inside, convergence.gradient_flow(outside).losses(r0, 0.7)["u"], rtol=1e-12)
+
 
 def test_one_spectrum_answers_what_the_kernel_does():
     kernel, weights = training_kernel(), {"u": 5.0, "r": 0.3}

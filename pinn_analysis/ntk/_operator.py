@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis._functions import as_pytree
+from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.ntk import _rows
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.ntk._rows import JacobianRows
@@ -92,10 +92,13 @@ class KernelOperator(JacobianRows):
         structured method needs the same network and parameters on both sides.
 
         Raises:
-            ValueError: as `dense`; two networks for ``method="structured"``.
+            ValueError: as `dense`, of either side; two networks for ``method="structured"``.
         """
         gram, left, right = _plan(self, other, method, batch_size)
-        return jnp.block([[gram(a, b) for b in right] for a in left])
+        matrix = jnp.block([[gram(a, b) for b in right] for a in left])
+        if fails(jnp.isfinite(matrix).all()):
+            self.diagonal(), other.diagonal()  # One of them raises what is wrong.
+        return matrix
 
     def dense(self, *, method: str = "auto", batch_size: int | None = None) -> KernelBlocks:
         """The kernel as a matrix; options are as of `empirical`.
@@ -111,7 +114,7 @@ class KernelOperator(JacobianRows):
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
-        if isinstance(diagonal, jax.core.Tracer) or jnp.isfinite(diagonal).all():
+        if not fails(jnp.isfinite(diagonal).all()):
             return
         for name, part, x in zip(self.names, self.split(diagonal).values(), self.points, strict=True):
             if not jnp.isfinite(part).all():
@@ -146,9 +149,9 @@ def operator(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str
         lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)),
         (params, tuple(checked[name] for name in names)),
     )
-    components = (jax.eval_shape(_rows.outputs(o, apply, params), y[0]).size for o, y in zip(operators, x, strict=True))
-    sizes = tuple(len(y) * q for y, q in zip(x, components, strict=True))
-    return KernelOperator(operators, as_pytree(apply), params, x, names, sizes, untrained(problem))
+    apply = as_pytree(apply)
+    sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
+    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem))
 
 
 def empirical(

@@ -62,6 +62,17 @@ def outputs(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array
     return lambda x: jnp.ravel(left(x))
 
 
+def components(operator: Operator, apply: Apply, params: PyTree, points: Array) -> int:
+    """How many rows a term has per point."""
+    point = jax.ShapeDtypeStruct(points.shape[1:], points.dtype)
+    return jax.eval_shape(_value, operator, apply, params, point).size
+
+
+@jax.jit  # So that it is traced once.
+def _value(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
+    return outputs(operator, apply, params)(x)
+
+
 def _row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], PyTree]:
     """``x -> ∂L u(x)/∂θ``, leaves ``(q, ...)``.
 

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from pinn_analysis._functions import fails
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
 from pinn_analysis.problems import check_weights
 
@@ -152,7 +153,7 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
     values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
     # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
     rounding = len(values) * jnp.finfo(precision).eps * jnp.abs(values).max()
-    if not isinstance(values, jax.core.Tracer) and not values[0] >= -rounding:
+    if fails(values[0] >= -rounding):
         raise ValueError(
             f"The kernel is not positive semidefinite: its eigenvalues, weighted, go from {values[0]:.3g} to "
             f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
