@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pinn_analysis._functions import as_pytree
+from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems._condition import Condition
 
@@ -43,12 +43,12 @@ def data(x: ArrayLike, y: ArrayLike, *, operator: Operator = identity, noise: Ar
         raise ValueError(f"`x` must have shape (n, d) and `y` (n,) or (n, q), got {x.shape} and {y.shape}.")
     columns = _Columns(x.shape[1], y.shape[1:], noise is not None)
     sigma = jnp.asarray(1.0 if noise is None else noise, float)
-    if sigma.shape not in ((), y.shape[:1]) or not bool((sigma > 0).all()):
+    if sigma.shape not in ((), y.shape[:1]) or fails((sigma > 0).all()):
         raise ValueError(
             f"`noise` is a standard deviation, positive, one number or of shape {y.shape[:1]}; got {noise!r:.60}."
         )
     rows = jnp.column_stack([x, y] if noise is None else [x, y, jnp.broadcast_to(sigma, y.shape[:1])])
-    if not bool(jnp.isfinite(rows).all()):
+    if fails(jnp.isfinite(rows).all()):
         raise ValueError("Readings contain NaN or infinity; leave those out.")
 
     def sample(key: Array, n: int) -> Array:

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
 from pinn_analysis.problems._condition import Sampler, squeezed
 from pinn_analysis.problems._core import Problem, as_floats, is_finite
@@ -37,7 +38,7 @@ def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) 
             "test (`Problem.test`), or give the solution its limit there."
         )
     size = jnp.linalg.norm(v)
-    if not isinstance(size, jax.core.Tracer) and size == 0:
+    if fails(size > 0):
         raise ValueError(
             "The exact solution is zero at all points, so that no error is relative to it; "
             "take the absolute one, `jnp.sqrt(jnp.mean(jax.vmap(u)(points) ** 2))`."
