@@ -197,7 +197,7 @@ def check_params(params: PyTree) -> None:
             raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
 
 
-def is_finite(x: Array) -> bool:
+def is_finite(x: ArrayLike) -> bool:
     """Whether ``x`` is known to be finite, or not known yet; found on its device."""
     if isinstance(x, jax.core.Tracer):
         return True
@@ -206,7 +206,7 @@ def is_finite(x: Array) -> bool:
 
 
 @jax.jit
-def _all_finite(x: Array) -> Array:
+def _all_finite(x: ArrayLike) -> Array:
     return jnp.isfinite(x).all()
 
 
@@ -226,7 +226,7 @@ def check(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dic
     terms = tuple((name, condition.values, _one_of(points[name])) for name, condition in problem.conditions.items())
     functions = [(as_pytree(c.operator), as_pytree(c.target)) for c in problem.conditions.values()]
     leaves, treedef = jax.tree.flatten((functions, as_pytree(apply), params))
-    shapes = tuple(jax.typeof(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
+    shapes = tuple(_like(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
     try:
         hash((treedef, shapes))
     except TypeError:  # A function that is not hashable: looked at each time.
@@ -239,7 +239,7 @@ def check(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dic
 @functools.lru_cache(maxsize=1024)
 def _check_terms(terms: tuple, treedef: Any, shapes: tuple) -> None:
     """`check_term` of every term, for arrays of which only the shapes are known."""
-    abstract = [isinstance(leaf, jax.core.ShapedArray) for leaf in shapes]
+    abstract = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in shapes]
 
     def run(arrays: list[Array]) -> None:
         arrays = iter(arrays)
@@ -249,7 +249,11 @@ def _check_terms(terms: tuple, treedef: Any, shapes: tuple) -> None:
         for (name, values, x), (operator, target) in zip(terms, functions, strict=True):
             check_term(name, Condition(operator, target, sample=None, values=values), field, x)
 
-    jax.eval_shape(run, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a, k in zip(shapes, abstract, strict=True) if k])
+    jax.eval_shape(run, [leaf for leaf, known in zip(shapes, abstract, strict=True) if known])
+
+
+def _like(x: ArrayLike) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _one_of(points: Array) -> jax.ShapeDtypeStruct:
