@@ -1,6 +1,6 @@
 """Figures: every function takes an axis, draws, and returns it.
 
-One colour a loss term throughout, and no titles inside the plot: captions say it.
+One colour per loss term throughout, and no titles inside the plot: captions say it.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
+
+from pinn_analysis.ntk import KernelBlocks, KernelOperator
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -59,9 +61,9 @@ def heatmap(ax: Axes, values: ArrayLike, low: ArrayLike, high: ArrayLike, **styl
     return ax
 
 
-def kernel(ax: Axes, blocks: object) -> Axes:
-    """A `KernelBlocks` as a picture: ``sign(K) log10(1 + |K|)``, with lines between its blocks."""
-    matrix = np.asarray(blocks.matrix)
+def kernel(ax: Axes, blocks: KernelBlocks | KernelOperator) -> Axes:
+    """A kernel as a picture: ``sign(K) log10(1 + |K|)``, with lines between its blocks."""
+    matrix = np.asarray(blocks.dense().matrix)
     values = np.sign(matrix) * np.log10(1 + np.abs(matrix))
     limit = np.abs(values).max()
     image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)

@@ -120,7 +120,7 @@ def run(problem, points, term, net, go, seed: int, steps: int) -> dict[str, np.n
     told, measured = amplitudes(told), amplitudes(np.stack(measured))
     return {
         "block": block,
-        "eigenvalues": spectra.eigenvalues(kernel)[term],
+        "eigenvalues": spectra.eigenvalues(kernel).terms[term],
         "profile": profile(block),
         "profile_after": profile(np.asarray(after[term, term])),
         "traces": np.array([np.trace(kernel[name, name]) for name in kernel.names]),
