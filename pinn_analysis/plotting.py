@@ -4,10 +4,13 @@ One colour a loss term throughout, and no titles inside the plot: captions say i
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
+
+from pinn_analysis.ntk import KernelBlocks
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -20,7 +23,7 @@ COLORS = {
 }
 
 
-def curves(ax: Axes, x: ArrayLike, values: Mapping[str, ArrayLike], **style: object) -> Axes:
+def curves(ax: Axes, x: ArrayLike, values: Mapping[str, ArrayLike], **style: Any) -> Axes:
     """Positive curves by name on a log axis; with several rows, their median and range.
 
     Args:
@@ -31,7 +34,7 @@ def curves(ax: Axes, x: ArrayLike, values: Mapping[str, ArrayLike], **style: obj
     """
     for name, y in values.items():
         y = np.atleast_2d(y)
-        options = {"color": COLORS.get(name), "lw": 2, "label": name.replace("_", " ")} | style
+        options: dict[str, Any] = {"color": COLORS.get(name), "lw": 2, "label": name.replace("_", " ")} | style
         (line,) = ax.plot(x, np.median(y, 0), **options)
         if len(y) > 1:
             ax.fill_between(x, y.min(0), y.max(0), color=line.get_color(), alpha=0.2, lw=0)
@@ -39,7 +42,7 @@ def curves(ax: Axes, x: ArrayLike, values: Mapping[str, ArrayLike], **style: obj
     return ax
 
 
-def spectrum(ax: Axes, eigenvalues: Mapping[str, ArrayLike], **style: object) -> Axes:
+def spectrum(ax: Axes, eigenvalues: Mapping[str, ArrayLike], **style: Any) -> Axes:
     """Eigenvalues against their index, from 1, both on log axes; those not positive are left out."""
     for name, values in eigenvalues.items():
         values = np.asarray(values)
@@ -50,16 +53,16 @@ def spectrum(ax: Axes, eigenvalues: Mapping[str, ArrayLike], **style: object) ->
     return ax
 
 
-def heatmap(ax: Axes, values: ArrayLike, low: ArrayLike, high: ArrayLike, **style: object) -> Axes:
+def heatmap(ax: Axes, values: ArrayLike, low: ArrayLike, high: ArrayLike, **style: Any) -> Axes:
     """A function on a 2-D box from its values on `problems.grid`, first axis to the right."""
-    extent = (low[0], high[0], low[1], high[1])
-    options = {"origin": "lower", "aspect": "auto", "extent": extent, "cmap": "RdBu_r"} | style
+    extent = np.stack([np.asarray(low), np.asarray(high)], axis=1).ravel()  # Left, right, bottom, top.
+    options: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": extent, "cmap": "RdBu_r"} | style
     image = ax.imshow(np.asarray(values).T, **options)
     ax.figure.colorbar(image, ax=ax)
     return ax
 
 
-def kernel(ax: Axes, blocks: object) -> Axes:
+def kernel(ax: Axes, blocks: KernelBlocks) -> Axes:
     """A `KernelBlocks` as a picture: ``sign(K) log10(1 + |K|)``, with lines between its blocks."""
     matrix = np.asarray(blocks.matrix)
     values = np.sign(matrix) * np.log10(1 + np.abs(matrix))
