@@ -46,7 +46,7 @@ _build/stamp: .venv/installed $(DEPENDS)
 # The text alone, strictly, without running a chapter.
 text: .venv/installed
 	mkdir -p _build
-	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /' _config.yml > _build/text.yml
+	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /; s|: book/extensions|: ../book/extensions|' _config.yml > _build/text.yml
 	$(BIN)/jupyter-book build book --path-output _build/text --config _build/text.yml $(SPHINX)
 
 # The built pages in a browser, offline: needs chromium and chromium-driver.

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from pinn_analysis.ntk import KernelBlocks
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+#: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
     "residual": "#d55e00",
     "boundary": "#0072b2",
@@ -30,7 +30,7 @@ def curves(ax: Axes, x: ArrayLike, values: Mapping[str, ArrayLike], **style: Any
         ax: where to draw.
         x: ``(t,)``.
         values: ``(t,)`` or ``(seeds, t)`` by name; `COLORS` gives the colours of terms.
-        **style: of the lines, as `Axes.plot` takes it.
+        **style: of the lines, as `matplotlib.axes.Axes.plot` takes it.
     """
     for name, y in values.items():
         y = np.atleast_2d(y)
