@@ -100,7 +100,7 @@ def test_rates_and_modes_are_those_of_the_equation(kernel, weights):
     np.testing.assert_allclose(flow.rates, exact, atol=1e-12 * exact[-1])
     np.testing.assert_allclose(flow.modes.T @ flow.modes, np.eye(7), atol=1e-12)
     descent = convergence.gradient_descent(kernel, 0.5 / exact[-1], weights)
-    np.testing.assert_allclose(descent.rates, 1 - 0.5 * exact / exact[-1], atol=1e-12)
+    np.testing.assert_allclose(descent.factors, 1 - 0.5 * exact / exact[-1], atol=1e-12)
 
 
 def test_descent_approaches_the_flow_at_first_order(kernel, r0):
@@ -203,9 +203,9 @@ def test_times_and_rates_out_of_range_are_an_error(kernel, r0):
 
 
 def test_residuals_that_do_not_fit_the_kernel_are_an_error(kernel, r0):
-    with pytest.raises(ValueError, match="one vector a term"):
+    with pytest.raises(ValueError, match="one vector per term"):
         convergence.gradient_flow(kernel).residuals({"boundary": r0["boundary"]}, 1.0)
-    with pytest.raises(ValueError, match="one vector a term"):
+    with pytest.raises(ValueError, match="one vector per term"):
         convergence.steps_to(kernel, {"boundary": r0["residual"], "residual": r0["boundary"]}, 0.1, learning_rate=1e-6)
 
 

@@ -41,7 +41,9 @@ def test_cosines_of_known_angles():
     cosines = gradients.cosines(
         {"a": [jnp.array([1.0, 0.0])], "b": [jnp.array([0.0, 2.0])], "c": [jnp.array([-3.0, 0.0])]}
     )
-    np.testing.assert_allclose(cosines, [[1, 0, -1], [0, 1, 0], [-1, 0, 1]], atol=1e-15)
+    exact = {("a", "a"): 1, ("b", "b"): 1, ("c", "c"): 1, ("a", "b"): 0, ("a", "c"): -1, ("b", "c"): 0}
+    for (a, b), cosine in exact.items():  # By name, in either order.
+        np.testing.assert_allclose([cosines[a, b], cosines[b, a]], cosine, atol=1e-15)
 
 
 @pytest.mark.parametrize("limit", [None, 0.02])
