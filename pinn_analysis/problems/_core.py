@@ -149,7 +149,9 @@ def check_params(params: PyTree) -> None:
                 f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; "
                 "keep the rest out of them (`equinox.partition`, or a closure around `apply`)."
             )
-        if not isinstance(leaf, jax.core.Tracer) and not jnp.isfinite(leaf).all():
+        with jax.ensure_compile_time_eval():  # A constant of a function that is being traced is known.
+            finite = isinstance(leaf, jax.core.Tracer) or jnp.isfinite(leaf).all()
+        if not finite:
             raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
 
 
