@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from pinn_analysis.networks import mlp, standardized
-from pinn_analysis.problems import Condition, Problem, box, grid, poisson_1d
 from pinn_analysis.operators import identity
+from pinn_analysis.problems import Condition, Problem, box, grid, poisson_1d
 from pinn_analysis.training import DivergedError, follow, stepper, train
 from pinn_analysis.weighting import Weighting, fixed, lr_annealing, ntk_trace
 
