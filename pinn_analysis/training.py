@@ -206,7 +206,9 @@ def stepper(
     return lambda state: _descend(problem, apply, optimizer, weights, points, *state)
 
 
-def follow(step: Callable[[Any], Any], measure: Callable[[Any], Any], at: Sequence[int]) -> Callable[[Any], tuple]:
+def follow(
+    step: Callable[[Any], Any], measure: Callable[[Any], Any], at: Sequence[int] | ArrayLike
+) -> Callable[[Any], tuple]:
     """``start -> (last, measured)``: iterates ``step`` and measures at the step numbers ``at``, stacked.
 
     Compiled; ``step`` and ``measure`` take and return pytrees of arrays.

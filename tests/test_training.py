@@ -151,8 +151,8 @@ def bowl():
     """Two terms of different sizes, quadratic in the parameters, whose best value is known."""
     line = lambda params, x: params[0] + params[1] * x[0]
     conditions = {
-        "left": Condition(identity, lambda x: 1.0 + 0 * x[0], box([-1.0], [0.0])),
-        "right": Condition(identity, lambda x: 3.0 * x[0], box([0.0], [1.0])),
+        "left": Condition(identity, lambda x: 1.0 + 0 * x[0], box(-np.ones(1), np.zeros(1))),
+        "right": Condition(identity, lambda x: 3.0 * x[0], box(np.zeros(1), np.ones(1))),
     }
     points = {"left": jnp.array([[-1.0], [-0.5]]), "right": jnp.array([[0.1], [0.4], [0.9]])}
     weights = {"left": 2.0, "right": 0.5}
@@ -215,7 +215,7 @@ def test_a_rate_that_falls_on_a_plateau_is_trained_with(key):
 
 
 def test_a_term_that_is_not_trained_changes_nothing(key):
-    exact = Condition(identity, PROBLEM.solution, box([0.0], [1.0]), trained=False)
+    exact = Condition(identity, PROBLEM.solution, box(np.zeros(1), np.ones(1)), trained=False)
     extended = PROBLEM._replace(conditions=PROBLEM.conditions | {"exact": exact})
     for rule in (lr_annealing(every=2), ntk_trace(every=2)):
         settings = {"key": key, "steps": 6, "record_every": 3, "progress": False, "weighting": rule}
@@ -293,7 +293,7 @@ def test_a_nan_names_the_term_and_the_point(problem, message, key):
 
 def test_a_nan_on_the_way_leaves_the_last_finite_state(key):
     """The root of a field that turns negative: step 13 of 20, where nothing is recorded."""
-    down = Condition(lambda u: lambda x: jnp.sqrt(u(x)), lambda x: -10.0 + 0 * x[0], box([0.0], [1.0]))
+    down = Condition(lambda u: lambda x: jnp.sqrt(u(x)), lambda x: -10.0 + 0 * x[0], box(np.zeros(1), np.ones(1)))
     problem = Problem("root", {"down": down}, (jnp.zeros(1), jnp.ones(1)))
     network = NETWORK._replace(init=lambda key: jnp.array([4.0]), apply=lambda params, x: params[0])
     points = {"down": jnp.array([[0.25]])}

@@ -82,7 +82,7 @@ def test_a_formula_of_traces_needs_no_matrix():
 
 def test_a_term_that_is_not_trained_has_no_weight_and_no_part_in_those_of_others():
     problem, network = poisson_1d(), mlp((1, 8, 1))
-    exact = Condition(identity, problem.solution, box([0.0], [1.0]), trained=False)
+    exact = Condition(identity, problem.solution, box(np.zeros(1), np.ones(1)), trained=False)
     extended = problem._replace(conditions={"exact": exact, **problem.conditions})
     params, points = network.init(jax.random.key(0)), problem.sample(jax.random.key(1), 5)
     dragged = points | {"exact": jnp.full((4, 1), 0.3)}
@@ -106,7 +106,7 @@ def test_the_causal_rule_of_the_docstring_trusts_a_time_when_those_before_it_are
     names = {"SLICES": 32, "jnp": jnp, "functools": functools, "weighting": weighting}
     lines = weighting.__doc__.split("in [0, 1]::")[1]
     exec("\n".join(line[4:] for line in lines.splitlines()), names)
-    sampler = box([0.0], [1.0])
+    sampler = box(np.zeros(1), np.ones(1))
     conditions = {
         "initial": Condition(identity, lambda x: 0 * x[0], sampler),
         "residual": Condition(partial(0), lambda x: 1 + 0 * x[0], sampler),
