@@ -283,10 +283,9 @@ def _functions(
             record |= {f"gradient_{kind}/{name}": value for kind, value in statistics.items()}
         record |= measure_error(field)
         own = {} if measure is None else measure(problem, network.apply, state.params, batch)
-        if set(own) & ({"step"} | set(record)):
-            raise ValueError(
-                f"`measure` must not return what the history has already, {sorted(set(own) & set(record))}."
-            )
+        taken = set(own) & {"step", *record}
+        if taken:
+            raise ValueError(f"`measure` must return other names than those of the history, got {sorted(taken)}.")
         return record | own
 
     return _Functions(start, advance, look)

@@ -166,20 +166,24 @@ def bowl():
 
 
 def gauss_newton():
-    """One step of least squares on the residuals alone: it takes no other argument."""
+    """Least squares on the residuals alone: it takes no other argument, unless it stands in a chain."""
 
-    def update(updates, state, params, *, residuals_fn):
+    def alone(updates, state, params, *, residuals_fn):
         r, jacobian = residuals_fn(params), jax.jacobian(residuals_fn)(params)
         return -jnp.linalg.lstsq(jacobian, r)[0], state
 
-    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+    def chained(updates, state, params, *, residuals_fn, **others):
+        return alone(updates, state, params, residuals_fn=residuals_fn)
+
+    return (optax.GradientTransformationExtraArgs(lambda params: (), update) for update in (alone, chained))
 
 
 @pytest.mark.parametrize("name, steps", [("lbfgs", 12), ("gauss_newton", 1), ("gauss_newton in a chain", 1)])
 def test_optimizers_with_line_search_or_residuals_find_the_weighted_least_squares(name, steps, key):
+    alone, chained = gauss_newton()
     optimizer = {
-        "lbfgs": optax.lbfgs(), "gauss_newton": gauss_newton(),
-        "gauss_newton in a chain": optax.chain(gauss_newton(), optax.scale_by_zoom_linesearch(5)),
+        "lbfgs": optax.lbfgs(), "gauss_newton": alone,
+        "gauss_newton in a chain": optax.chain(chained, optax.scale_by_zoom_linesearch(5)),
     }[name]  # fmt: skip
     problem, network, points, weights, best = bowl()
     keys = jax.random.split(key, 2)
