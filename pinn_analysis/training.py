@@ -7,10 +7,8 @@ optimiser move the parameters.  Everything random in step ``k`` comes from the k
 
 import functools
 import hashlib
-import inspect
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +23,9 @@ from tqdm import tqdm
 
 from pinn_analysis import gradients, problems
 from pinn_analysis._checkpoint import Checkpoints
-from pinn_analysis._divergence import DivergedError as DivergedError, explain, where_not_finite
+from pinn_analysis._divergence import DivergedError as DivergedError, explain
+from pinn_analysis._history import History, error_measure
+from pinn_analysis._steps import descend, follow as follow, stepper as stepper
 from pinn_analysis.networks import Network
 from pinn_analysis.problems import Apply, Problem, check, check_names
 from pinn_analysis.weight_rules import Weights, trained
@@ -144,14 +144,14 @@ def train(
     several = _Functions(jax.vmap(one.start), jax.vmap(one.advance, (0, None)), jax.vmap(one.measure))
     functions = several if key.ndim else one
     advance, look = jax.jit(functions.advance, donate_argnums=0), jax.jit(functions.measure)
-    state, history = jax.jit(functions.start)(key), _History()
+    state, history = jax.jit(functions.start)(key), History()
 
     checkpoints = None
     if checkpoint is not None:
         checkpoints = Checkpoints(checkpoint, _identity(problem, key, record_every, points, advance, state))
         saved = checkpoints.newest(state, steps)
         if saved is not None:
-            state, history = saved[0], _History.of(saved[1])
+            state, history = saved[0], History.of(saved[1])
 
     def record(now: int, before: TrainState | None, state: TrainState) -> None:
         """Append to the history; raise with the last finite state if something is not finite."""
@@ -185,48 +185,6 @@ def train(
     return Run(state.params, history.weights(problem), history.arrays(), state)
 
 
-def stepper(
-    problem: Problem,
-    apply: Apply,
-    points: Mapping[str, ArrayLike],
-    optimizer: optax.GradientTransformation,
-    weights: Mapping[str, ArrayLike] | None = None,
-) -> Callable[[tuple[PyTree, PyTree]], tuple[PyTree, PyTree]]:
-    """``(params, optimizer_state) -> the same`` after one step on all of ``points``; for `follow`.
-
-    Start from ``params, optimizer.init(params)``.  Weights are 1 if not given.
-
-    Raises:
-        ValueError: weights or points that do not fit the problem.
-    """
-    problem, points = trained(problem, points)
-    weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
-    check_names(problem, weights, "weights")
-    problems.check_points(problem, points)
-    return lambda state: _descend(problem, apply, optimizer, weights, points, *state)
-
-
-def follow(
-    step: Callable[[Any], Any], measure: Callable[[Any], Any], at: Sequence[int] | ArrayLike
-) -> Callable[[Any], tuple]:
-    """``start -> (last, measured)``: iterates ``step`` and measures at the step numbers ``at``, stacked.
-
-    Compiled; ``step`` and ``measure`` take and return pytrees of arrays.
-
-    Raises:
-        ValueError: ``at`` is empty, does not ascend, or has a negative number.
-    """
-    numbers = np.asarray(at)
-    if not numbers.size or numbers[0] < 0 or (np.diff(numbers) <= 0).any():
-        raise ValueError(f"`at` must be step numbers that ascend, from 0 on; got {numbers.tolist()!r:.60}.")
-
-    def leg(state: Any, gap: Array) -> tuple[Any, Any]:
-        state = jax.lax.fori_loop(0, gap, lambda _, s: step(s), state)
-        return state, measure(state)
-
-    return jax.jit(lambda start: jax.lax.scan(leg, start, jnp.asarray(np.diff(numbers, prepend=0))))
-
-
 class _Functions(NamedTuple):
     """What a run of one seed is made of.
 
@@ -250,7 +208,7 @@ def _functions(
     params: PyTree | None,
     measure: Measure | None,
 ) -> _Functions:
-    measure_error = _error(problem)
+    measure_error = error_measure(problem)
 
     def start(key: Array) -> TrainState:
         first, second = jax.random.split(key)
@@ -266,7 +224,7 @@ def _functions(
     def step(state: TrainState) -> TrainState:
         batch = draw(state)
         weights, weighting_state = weigh(state, batch)
-        moved = _descend(problem, network.apply, optimizer, weights, batch, state.params, state.optimizer)
+        moved = descend(problem, network.apply, optimizer, weights, batch, state.params, state.optimizer)
         return TrainState(state.step + 1, state.key, *moved, weighting_state)
 
     def advance(state: TrainState, count: Array) -> TrainState:
@@ -289,46 +247,6 @@ def _functions(
         return record | own
 
     return _Functions(start, advance, look)
-
-
-def _descend(
-    problem: Problem,
-    apply: Apply,
-    optimizer: optax.GradientTransformation,
-    weights: Mapping[str, ArrayLike],
-    points: Mapping[str, ArrayLike],
-    params: PyTree,
-    state: PyTree,
-) -> tuple[PyTree, PyTree]:
-    """Parameters and optimiser state after one step."""
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def residuals(params: PyTree) -> dict[str, Array]:
-        return problem.residuals(functools.partial(apply, params), points)
-
-    def loss(params: PyTree, residuals_fn: Callable | None = None) -> Array:
-        del residuals_fn  # Line searches of optax pass on to the loss what is not for them, or raise.
-        return sum(_mean(weights[name], r) for name, r in residuals(params).items())
-
-    def scaled(params: PyTree) -> Array:
-        return jnp.concatenate([jnp.sqrt(weights[name] / r.size) * r for name, r in residuals(params).items()])
-
-    value, gradient = jax.value_and_grad(loss)(params)
-    extra = {"value": value, "grad": gradient, "value_fn": loss, "residuals_fn": scaled}
-    updates, state = optimizer.update(gradient, state, params, **_accepted(optimizer.update, extra))
-    return optax.apply_updates(params, updates), state
-
-
-def _mean(weight: ArrayLike, residuals: Array) -> Array:
-    """``mean(λ r²)``, with one weight or one per row."""
-    return jnp.mean(weight * residuals**2) if jnp.ndim(weight) else weight * jnp.mean(residuals**2)
-
-
-def _accepted(function: Callable, extra: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return extra
-    return {name: value for name, value in extra.items() if name in parameters}
 
 
 def _only_trained(problem: Problem, points: dict | None, sizes: int | Mapping[str, int]) -> tuple:
@@ -357,28 +275,6 @@ def _check_start(problem: Problem, network: Network, draw: Callable, params: PyT
     jax.eval_shape(door, jax.random.key(0))
 
 
-def _error(problem: Problem) -> Callable[[Callable], dict[str, Array]]:
-    """``field -> {"error": ...}`` at the test points where the solution is finite; absolute if it is zero there."""
-    if problem.solution is None:
-        return lambda field: {}
-    test = problems.test_points(problem)
-    values = jax.vmap(problem.solution)(test)
-    bad = where_not_finite(values)
-    if bad.size:
-        warnings.warn(
-            f"The exact solution of {problem.name!r} is not finite at {bad.size} of {len(test)} test points, first at "
-            f"{test[bad[0]].tolist()}: the error is measured at the others.",
-            stacklevel=4,
-        )
-        test = jnp.delete(test, bad, axis=0)
-        values = jnp.delete(values, bad, axis=0)
-    if not len(test):
-        return lambda field: {}
-    if not jnp.any(values != 0):
-        return lambda field: {"absolute_error": jnp.sqrt(jnp.mean(jax.vmap(field)(test) ** 2))}
-    return lambda field: {"error": problems.relative_l2_error(field, problem.solution, test)}
-
-
 def _last_finite(advance: Callable, before: TrainState | None, state: TrainState) -> TrainState:
     """The last state whose parameters are finite: steps are done again, one by one, from ``before`` on."""
 
@@ -393,42 +289,6 @@ def _last_finite(advance: Callable, before: TrainState | None, state: TrainState
         if not finite(after):
             return before
         before = after
-
-
-class _History:
-    """Records of a run, a dict per recorded step."""
-
-    def __init__(self, records: list[dict] | None = None):
-        self._records = records or []
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "_History":
-        """The inverse of `arrays`."""
-        return cls([{name: v[..., i] for name, v in arrays.items()} for i in range(len(arrays["step"]))])
-
-    def append(self, step: int, record: dict[str, Array]) -> None:
-        self._records.append(jax.device_get(record) | {"step": np.array(step)})
-
-    def pop(self) -> None:
-        self._records.pop()
-
-    def last_step(self) -> int | None:
-        return int(self._records[-1]["step"]) if self._records else None
-
-    def not_finite(self) -> list[str]:
-        """What of the last record, a user's own measurements aside, is not finite."""
-        kinds = ("loss/", "weight/", "gradient_", "error", "absolute_error")
-        own = (name for name in self._records[-1] if name.startswith(kinds))
-        return [name for name in own if not np.isfinite(self._records[-1][name]).all()]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.stack([record[name] for record in self._records], -1) for name in self._records[0]}
-
-    def weights(self, problem: Problem, *, finite: bool = False) -> dict[str, np.ndarray]:
-        """Of the last record; with ``finite`` of the last in which they are, or of the first."""
-        each = [{name: record[f"weight/{name}"] for name in problem.conditions} for record in self._records]
-        good = [w for w in each if not finite or all(np.isfinite(value).all() for value in w.values())]
-        return (good or each[:1])[-1]
 
 
 def _identity(
