@@ -6,11 +6,10 @@ optimiser move the parameters.  Everything random in step ``k`` comes from the k
 """
 
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from pinn_analysis import gradients, problems
-from pinn_analysis._checkpoint import Checkpoints
+from pinn_analysis._checkpoint import Checkpoints, identity
 from pinn_analysis._divergence import DivergedError as DivergedError, explain
 from pinn_analysis._history import History, error_measure
 from pinn_analysis._steps import descend, follow as follow, stepper as stepper
@@ -148,7 +147,7 @@ def train(
 
     checkpoints = None
     if checkpoint is not None:
-        checkpoints = Checkpoints(checkpoint, _identity(problem, key, record_every, points, advance, state))
+        checkpoints = Checkpoints(checkpoint, identity(problem, key, record_every, points, advance, state))
         saved = checkpoints.newest(state, steps)
         if saved is not None:
             state, history = saved[0], History.of(saved[1])
@@ -289,23 +288,3 @@ def _last_finite(advance: Callable, before: TrainState | None, state: TrainState
         if not finite(after):
             return before
         before = after
-
-
-def _identity(
-    problem: Problem, key: Array, record_every: int, points: dict | None, advance: Callable, state: TrainState
-) -> dict[str, Any]:
-    """What a checkpoint must have in common with the run that goes on from it."""
-    return {
-        "problem": problem.name,
-        "key": jax.random.key_data(key).tolist(),
-        "record_every": record_every,
-        "jax": jax.__version__,
-        # The program has all settings in it, the learning rate for one.
-        "network, equation, optimizer, weighting or batch": _digest(advance.lower(state, 1).as_text().encode()),
-        "points": _digest(*(np.asarray(x).tobytes() for x in (points or {}).values())),
-        "initial parameters": _digest(*(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))),
-    }
-
-
-def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
