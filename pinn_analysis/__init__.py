@@ -1,7 +1,7 @@
 """Why physics-informed neural networks fail to train, and how fast they will.
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
-`spectra`, `convergence`, `gradients`, `curvature`, `weighting`, `weight_rules`, `training`,
+`spectra`, `convergence`, `gradients`, `curvature`, `weight_rules`, `weighting`, `training`,
 `results`, `plotting`.
 """
 

@@ -44,7 +44,7 @@ def follow(problem, network, at: np.ndarray, seeds: int):
     """Train, and look at the curvature after each number of steps in ``at``; for each seed."""
     # Its own loop: `training.train` does not hand out the state of Adam.
     optimizer = training.adam(1e-3)
-    test = problems.grid(problem, training.TEST_POINTS[len(problem.domain[0])])
+    test = problems.test_points(problem)
     sizes = dict.fromkeys(problem.conditions, BATCH_SIZE) | ({"boundary": 2} if len(problem.domain[0]) == 1 else {})
 
     def losses(params, points) -> dict:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pinn_analysis import networks, problems, results, training, weight_rules
+from pinn_analysis import networks, problems, results, training, weight_rules, weighting
 
 PROBLEMS = {"helmholtz_2d": problems.helmholtz_2d(), "wave_1d": problems.wave_1d()}
 FORMULAS = {name: formula.weights for name, formula in weight_rules.FORMULAS.items()}
@@ -34,7 +34,7 @@ def trainer(problem: problems.Problem, width: int, steps: int):
 
     def run(index: jax.Array, key: jax.Array) -> dict:
         start, draw = jax.random.split(key)
-        rule = weight_rules.as_weighting(
+        rule = weighting.moving(
             lambda state: jax.lax.switch(index, list(RULES.values()), state), every=EVERY, decay=DECAY
         )
 
