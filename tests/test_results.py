@@ -51,10 +51,10 @@ def test_settings_reach_the_function_as_they_are_stored(tmp_path):
 
 def test_neural_tangents_is_on_record_where_the_function_uses_it(tmp_path):
     code = (
-        "import sys, pathlib, numpy\nfrom pinn_analysis import networks, results\n"
-        "def make(config):\n    return {'k': networks.mlp((1, 4, 1)).kernel_fn(numpy.ones((1, 1)), numpy.ones((1, 1)), 'ntk')}\n"
-        "results.fill('run', {'without': {}}, lambda config: {}, folder=pathlib.Path(sys.argv[1]))\n"
-        "results.fill('run', {'with': {}}, make, folder=pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib\nfrom pinn_analysis import _neural_tangents, results\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "results.fill('run', {'without': {}}, lambda config: {}, folder=folder)\n"
+        "results.fill('run', {'with': {}}, lambda config: {'x': bool(_neural_tangents.load())}, folder=folder)\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True)
     table = results.records("run", folder=tmp_path)

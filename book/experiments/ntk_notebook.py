@@ -39,7 +39,7 @@ HALF = float(np.std(POINTS["residual"])) * np.sqrt(3)
 
 def network(width: int, parameterization: str) -> networks.Network:
     net = networks.mlp((1, width, 1), parameterization=parameterization, bias_std=1.0)
-    return networks.standardized(net, [0.5 - HALF], [0.5 + HALF])
+    return networks.standardized(net, np.array([0.5 - HALF]), np.array([0.5 + HALF]))
 
 
 def to_standard(params):

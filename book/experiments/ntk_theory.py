@@ -179,7 +179,7 @@ def configs(layers: tuple[int, ...], widest: int, runs: int, widths: tuple[int, 
             for seed in range(max(RUNS[depth].get(width, 1), runs)):
                 found[f"run {depth}x{width} {seed}"] = run | cell | {"seed": seed, "fraction": FRACTION[depth]}
         if depth == 1 and 100 in widths and widest >= 100:
-            found["run 1x100 0, the paper's step"] = run | {"width": 100, "seed": 0, "fraction": 0}
+            found["paper's step 1x100 0"] = run | {"kind": "paper's step", "width": 100, "seed": 0, "fraction": 0}
     return found
 
 

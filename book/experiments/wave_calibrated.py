@@ -59,8 +59,8 @@ def make(config: dict, checkpoints: str) -> dict[str, np.ndarray]:
 def configs(width: int, steps: int, seeds: int) -> dict[str, dict]:
     return {
         f"{width} {seed}": runs.settings(
-            problem="wave_1d", sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed, batch_size=BATCH_SIZE,
-            weights=f"ntk_trace every {EVERY}", spectra_points=SPECTRA_POINTS,
+            problem="wave_1d", width=width, sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed,
+            batch_size=BATCH_SIZE, weights=f"ntk_trace every {EVERY}", spectra_points=SPECTRA_POINTS,
         )
         for seed in range(seeds)
     }  # fmt: skip

@@ -30,8 +30,8 @@ def make(config: dict) -> dict[str, np.ndarray]:
 def configs(width: int, steps: int, seeds: int) -> dict[str, dict]:
     return {
         f"{width} {seed}": runs.settings(
-            problem="wave_1d", sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed, batch_size=BATCH_SIZE,
-            weights=WEIGHTS,
+            problem="wave_1d", width=width, sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed,
+            batch_size=BATCH_SIZE, weights=WEIGHTS,
         )
         for seed in range(seeds)
     }  # fmt: skip
