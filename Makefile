@@ -2,6 +2,14 @@
 .PHONY: setup test book text pages lint format clean
 
 export JAX_PLATFORMS ?= cpu
+# Compiled programs are kept, by program and versions, and shared by all test processes and notebook
+# kernels.  With a limit of size, JAX locks the folder, so that none reads what another is writing.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/_build/jax_cache
+export JAX_COMPILATION_CACHE_MAX_SIZE ?= 2000000000
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
+# JAX 0.9 takes the machine for another one at every program that it loads, and says so.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 PYTHON ?= python3
 BIN := .venv/bin
 # What chapters run and read, beside themselves.  Jupyter Book's cache does not look at it.
@@ -20,7 +28,6 @@ setup: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n auto
-	$(BIN)/python -m doctest README.md
 	$(BIN)/python -m pytest -q -n auto --nbmake --nbmake-timeout=900 book
 
 # Chapters run side by side into Jupyter Book's cache, which alone would run them one by one.
@@ -31,15 +38,15 @@ book: _build/stamp
 	$(BIN)/jupyter-book build book $(SPHINX)
 	@echo; echo "The book is built.  Open $(CURDIR)/_build/html/index.html"
 
-# All chapters run again when the library or a stored result has changed.
+# All chapters run again when the library or a stored result has changed; compiled programs stay.
 _build/stamp: .venv/installed $(DEPENDS)
-	rm -rf _build
-	mkdir -p _build && touch $@
+	mkdir -p _build && find _build -mindepth 1 -maxdepth 1 ! -name jax_cache -exec rm -rf {} +
+	touch $@
 
 # The text alone, strictly, without running a chapter.
 text: .venv/installed
 	mkdir -p _build
-	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /' _config.yml > _build/text.yml
+	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /; s|: book/extensions|: ../book/extensions|' _config.yml > _build/text.yml
 	$(BIN)/jupyter-book build book --path-output _build/text --config _build/text.yml $(SPHINX)
 
 # The built pages in a browser, offline: needs chromium and chromium-driver.
@@ -49,6 +56,7 @@ pages: book
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,9 @@ Modules, each built on those before it: `operators`, `problems`, `networks`, `nt
 `results`, `plotting`.
 """
 
+import importlib
+from types import ModuleType
+
 from pinn_analysis import (
     convergence as convergence,
     curvature as curvature,
@@ -12,7 +15,6 @@ from pinn_analysis import (
     networks as networks,
     ntk as ntk,
     operators as operators,
-    plotting as plotting,
     problems as problems,
     results as results,
     spectra as spectra,
@@ -36,3 +38,10 @@ from pinn_analysis.operators import (
 )
 from pinn_analysis.problems import Condition as Condition, Problem as Problem
 from pinn_analysis.training import Run as Run, train as train
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`plotting` at its first use: matplotlib takes a quarter of a second to import."""
+    if name == "plotting":
+        return importlib.import_module("pinn_analysis.plotting")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,20 +1,36 @@
-"""Functions as data: what lets two kernels of one equation share a compilation."""
+"""Functions as data, which lets two kernels of one equation share a compilation; checks of traced numbers."""
 
 import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def as_pytree(fn: Callable) -> Callable:
     """``fn`` as a pytree that `jax.jit` takes as an argument.
 
-    A function that is a registered pytree stays as it is: its coefficients are data.  The arguments
-    of a `functools.partial` become data, as parameters of a network do.  Any other function is part
-    of the program, compared by equality: pass the same one again, and nothing is compiled.
+    A function that is a pytree of numbers stays as it is: its coefficients are data.  The arguments
+    of a `functools.partial` become data if all are floating-point numbers, as the parameters of a
+    network are: others may decide what the function does.  Any other function is part of the
+    program, compared by equality: pass the same one again, and nothing is compiled.
     """
-    if jax.tree.leaves(fn) != [fn]:
+    if not jax.tree_util.all_leaves([fn]) and all(map(_is_number, jax.tree.leaves(fn))):
         return fn
-    if isinstance(fn, functools.partial):
+    if isinstance(fn, functools.partial) and all(map(_is_float, jax.tree.leaves((fn.args, fn.keywords)))):
         return jax.tree_util.Partial(fn.func, *fn.args, **fn.keywords)
     return jax.tree_util.Partial(fn)
+
+
+def fails(condition: ArrayLike) -> bool:
+    """Whether a condition is known not to hold; while a function is being traced it is not known."""
+    return not isinstance(condition, jax.core.Tracer) and not condition
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, bool | int | float | complex) or hasattr(x, "dtype")
+
+
+def _is_float(x: object) -> bool:
+    return _is_number(x) and jnp.issubdtype(jnp.result_type(x), jnp.floating)

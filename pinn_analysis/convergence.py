@@ -14,6 +14,10 @@ A term of weight zero is not trained on, yet its rows of the kernel say where tr
 `with_output` adds such a term, the network's output itself: then ``residuals`` has the error of
 the solution at any points, ``losses`` its mean square, and `steps_to` when it is small.
 
+Everything here takes a kernel, or the `spectra.Spectrum` of one: diagonalise once, ask often.
+Functions are traceable; what they refuse, they refuse where the numbers are known.  A rate is one of
+decay, in 1/time: ``2 Λ`` of a mode (`Flow.rates`), and on average over the rows of a term (`rates`).
+
 Shapes: ``n`` rows of all terms together.  Times are learning rate times steps.
 """
 
@@ -22,47 +26,33 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from pinn_analysis.ntk import KernelBlocks
+from pinn_analysis._functions import fails
+from pinn_analysis.ntk import KernelBlocks, KernelOperator
 from pinn_analysis.operators import identity
-from pinn_analysis.problems import Condition, Problem, box, check_weights
+from pinn_analysis.problems import Condition, Problem, box
+from pinn_analysis.spectra import Spectrum, spectrum
 
-OUTPUT = "output"  # The term that `with_output` adds; its weight is 0 where none is given.
-
-
-class _Modes(NamedTuple):
-    """Eigendecomposition of ``S = D^½ K D^½``, ascending.
-
-    Attributes:
-        kernel: the kernel ``K``.
-        scale: diagonal of ``D^½``, ``(n,)``.
-        values: eigenvalues ``Λ`` of ``S``, those that rounding could have made set to zero.
-        modes: eigenvectors ``V``, one a column.
-    """
-
-    kernel: KernelBlocks
-    scale: Float[Array, " n"]
-    values: Float[Array, " n"]
-    modes: Float[Array, "n n"]
+Kernel = KernelBlocks | KernelOperator
+Weights = Mapping[str, ArrayLike]
 
 
 class Flow(NamedTuple):
     """Residuals and losses at any time; made by `gradient_flow`."""
 
-    spectrum: _Modes
+    spectrum: Spectrum
 
     @property
     def rates(self) -> Float[Array, " n"]:
         """Decay rate of each mode, ascending, in 1/time."""
-        return 2 * self.spectrum.values
+        return self.spectrum.rates
 
     @property
     def modes(self) -> Float[Array, "n n"]:
-        """Orthonormal modes, one a column, as parts of ``D^½ r``."""
+        """Orthonormal modes, one per column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
     def residuals(self, r0: Mapping[str, ArrayLike], t: ArrayLike) -> dict[str, Array]:
@@ -72,14 +62,10 @@ class Flow(NamedTuple):
             ValueError: a negative time, or parts of ``r0`` that do not fit the kernel.
         """
         t = _not_negative(t, "time")
-        rates = self.rates
-        return _evolve(
-            self.spectrum,
-            r0,
-            decay=jnp.exp(-rates * t[..., None]),
-            # ∫ exp(-rate τ) dτ up to t; a mode that is not moved does not drag either.
-            integral=jnp.where(rates > 0, -jnp.expm1(-rates * t[..., None]) / _positive(rates), 0),
-        )
+        exponents = self.rates * t[..., None]
+        # ∫ exp(-rate τ) dτ up to t; a mode with rate 0 contributes nothing to the integral.
+        integral = jnp.where(self.rates > 0, -jnp.expm1(-exponents) / _positive(self.rates), 0)
+        return self.spectrum.evolve(r0, jnp.exp(-exponents), integral)
 
     def losses(self, r0: Mapping[str, ArrayLike], t: ArrayLike) -> dict[str, Array]:
         """Mean square of the residuals of each term, unweighted, ``t.shape``."""
@@ -89,17 +75,17 @@ class Flow(NamedTuple):
 class Descent(NamedTuple):
     """Residuals and losses after any number of steps; made by `gradient_descent`."""
 
-    spectrum: _Modes
-    learning_rate: float | int
+    spectrum: Spectrum
+    learning_rate: ArrayLike
 
     @property
-    def rates(self) -> Float[Array, " n"]:
-        """Factor of each mode in one step, descending."""
-        return 1 - 2 * self.learning_rate * self.spectrum.values
+    def factors(self) -> Float[Array, " n"]:
+        """Factor of each mode in one step, descending: 1 less `learning_rate` times its decay rate."""
+        return 1 - self.learning_rate * self.spectrum.rates
 
     @property
     def modes(self) -> Float[Array, "n n"]:
-        """Orthonormal modes, one a column, as parts of ``D^½ r``."""
+        """Orthonormal modes, one per column, as parts of ``D^½ r``."""
         return self.spectrum.modes
 
     def residuals(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
@@ -110,121 +96,145 @@ class Descent(NamedTuple):
                 largest learning rate change sign with each), or ``r0`` that does not fit the kernel.
         """
         steps = _not_negative(steps, "number of steps")
-        if not bool((steps == jnp.floor(steps)).all()):
+        if fails((steps == jnp.floor(steps)).all()):
             raise ValueError(f"A number of steps must be whole, got {steps}; `gradient_flow` takes any time.")
-        values = self.spectrum.values
-        decay = self.rates ** steps[..., None]
-        geometric = jnp.where(values > 0, (1 - decay) / _positive(2 * values), 0)
-        return _evolve(self.spectrum, r0, decay, geometric)
+        return self.spectrum.evolve(r0, *self._after(steps))
 
     def losses(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
         """Mean square of the residuals of each term, unweighted, ``steps.shape``."""
         return _mean_squares(self.residuals(r0, steps))
 
+    def _after(self, steps: Array) -> tuple[Array, Array]:
+        """What is left of each mode, and the sum of that over the steps times the learning rate."""
+        rates, decay = self.spectrum.rates, self.factors ** steps[..., None]
+        return decay, jnp.where(rates > 0, (1 - decay) / _positive(rates), 0)
 
-def gradient_flow(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None = None) -> Flow:
+
+def gradient_flow(kernel: Kernel | Spectrum, weights: Weights | None = None) -> Flow:
     """Diagonalise once, O(n³); then any time costs O(n²).
 
     Args:
-        kernel: of the network, finite or infinite.
-        weights: ``λ_i`` by term, 1 if not given; 0 for the term of `with_output`.
+        kernel: of the network, finite or infinite; or its spectrum, which has its weights.
+        weights: ``λ_i`` by term, 1 if not given; 0 for terms that are not trained, unless given.
 
     Raises:
-        ValueError: weights that are negative or not finite, miss a term or name an unknown one;
-            a kernel that is not positive semidefinite beyond rounding.
+        ValueError: as `spectra.spectrum`; weights beside a spectrum.
     """
-    return Flow(_diagonalize(kernel, weights))
+    return Flow(_spectrum(kernel, weights))
 
 
-def gradient_descent(
-    kernel: KernelBlocks, learning_rate: float | int, weights: Mapping[str, ArrayLike] | None = None
-) -> Descent:
+def gradient_descent(kernel: Kernel | Spectrum, learning_rate: ArrayLike, weights: Weights | None = None) -> Descent:
     """Like `gradient_flow`, for steps of a positive ``learning_rate``.
 
     Raises:
         ValueError: as `gradient_flow`; a learning rate that is not positive, or above
             `max_learning_rate`, where training diverges and there is nothing to predict.
     """
-    spectrum = _diagonalize(kernel, weights)
-    stable = _stable(spectrum)
-    if not 0 < learning_rate <= stable:
+    found = _spectrum(kernel, weights)
+    stable = found.max_learning_rate
+    if fails((0 < learning_rate) & (learning_rate <= stable)):
         raise ValueError(
             f"`learning_rate` must be positive and at most {stable:.6g}, where gradient descent on this "
             f"kernel stops converging; got {learning_rate:.6g}."
         )
-    return Descent(spectrum, learning_rate)
+    return Descent(found, learning_rate)
 
 
-def rates(kernel: KernelBlocks) -> dict[str, Array]:
+def rates(kernel: Kernel) -> dict[str, Array]:
     """Average rate ``tr K_ii / n_i`` of each term: NTK paper, Definition 5.1.
 
     With the paper's loss, ``½ Σ r²``, it is the mean of the rates of the term's modes.  With
     ``λ_i mean(r_i²)``, where these are ``2 λ_i / n_i`` times the eigenvalues of ``K_ii``, they
-    sum to ``2 λ_i`` times it.
+    sum to ``2 λ_i`` times it.  Of an `ntk.operator` it needs no matrix.
     """
-    return {name: jnp.trace(kernel[name, name]) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
+    return {name: trace / n for (name, trace), n in zip(kernel.traces().items(), kernel.sizes, strict=True)}
 
 
-def max_learning_rate(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None = None) -> float:
+def max_learning_rate(kernel: Kernel | Spectrum, weights: Weights | None = None) -> float | Array:
     """Largest learning rate with which gradient descent does not diverge: ``1 / max Λ``.
 
     It is 2 over the largest eigenvalue of the (Gauss-Newton) Hessian ``2 Jᵀ D J``.
     """
-    return _stable(_diagonalize(kernel, weights))
+    return _number(_spectrum(kernel, weights).max_learning_rate)
 
 
 def steps_to(
-    kernel: KernelBlocks,
+    kernel: Kernel | Spectrum,
     residuals: Mapping[str, ArrayLike],
-    tolerance: float | int,
+    tolerance: ArrayLike,
     *,
-    learning_rate: float | int,
-    weights: Mapping[str, ArrayLike] | None = None,
-) -> dict[str, float]:
+    learning_rate: ArrayLike,
+    weights: Weights | None = None,
+) -> dict[str, float | Array]:
     """Steps of gradient descent until ``‖r_i‖ ≤ tolerance · ‖r_i(0)‖``, for each term.
 
     Found by doubling and bisection, up to ``2**50`` steps: if the norm of a term is not
     monotone, a brief earlier crossing between two powers of two can be missed.
 
     Args:
-        kernel: of the network, finite or infinite.
+        kernel: of the network, finite or infinite; or its spectrum, which has its weights.
         residuals: at step 0, as of `Problem.residuals`.
         tolerance: relative to the initial norm of each term, between 0 and 1.
         learning_rate: positive, and stable.
-        weights: ``λ_i`` by term, 1 if not given.
+        weights: ``λ_i`` by term, 1 if not given; 0 for terms that are not trained, unless given.
 
     Returns:
-        Number of steps by term; ``inf`` where it is never reached.
+        Number of steps by term; ``inf`` where it is never reached, or not within what the
+        rounding of float64 leaves of the spectrum (`Spectrum.lost`).
 
     Raises:
-        ValueError: as `gradient_descent`; a tolerance outside (0, 1).
+        ValueError: as `gradient_descent`; a tolerance outside (0, 1); a tolerance that is not reached
+            by the modes that a kernel in float32 leaves.
     """
-    if not 0 < tolerance < 1:
+    if fails((0 < tolerance) & (tolerance < 1)):
         raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
     descent = gradient_descent(kernel, learning_rate, weights)
-    goals = {name: tolerance**2 * jnp.mean(r**2) for name, r in residuals.items()}
-    powers = 2 ** np.arange(51)
-    reached = {name: np.asarray(loss <= goals[name]) for name, loss in descent.losses(residuals, powers).items()}
-
-    def bisect(name: str) -> float:
-        if not reached[name].any():
-            return float("inf")
-        high = int(powers[np.argmax(reached[name])])
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            below = descent.losses(residuals, middle)[name] <= goals[name]
-            low, high = (low, middle) if below else (middle, high)
-        return float(high)
-
-    return {name: bisect(name) for name in kernel.names}
+    found, blocks = descent.spectrum, descent.spectrum.kernel
+    blocks.join(residuals)  # Checks them.
+    first = _first_steps(descent, dict(residuals), tolerance)
+    steps = {name: _number(first[name]) for name in blocks.names}
+    never = [name for name, count in steps.items() if isinstance(count, float) and count == float("inf")]
+    precision = blocks.matrix.dtype
+    if never and jnp.finfo(precision).bits < 64 and found.lost > 0:
+        raise ValueError(
+            f"The modes that a kernel in {precision} leaves do not reduce the residuals of {never} to {tolerance} of "
+            f"their start: {int(found.lost)} of its {len(found.values)} are within rounding of zero.  Make the kernel "
+            "in float64, of parameters and points in float64 with `jax_enable_x64`, or ask for less."
+        )
+    return steps
 
 
-def with_output(problem: Problem) -> Problem:
-    """``problem`` with one more term, ``"output"``: the network itself, on any points of the domain.
+@jax.jit
+def _first_steps(descent: Descent, r0: dict[str, Array], tolerance: ArrayLike) -> dict[str, Array]:
+    """First step at which each term is within ``tolerance``; infinite if there is none up to ``2**50``."""
+
+    def first(name: str) -> Array:
+        goal = tolerance**2 * jnp.mean(jnp.asarray(r0[name]) ** 2)
+
+        def within(steps: Array) -> Array:
+            r = descent.spectrum.evolve(r0, *descent._after(steps), names=[name])[name]
+            return jnp.mean(r**2, -1) <= goal
+
+        def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = jnp.floor((low + high) / 2)
+            below = within(middle)
+            return jnp.where(below, low, middle), jnp.where(below, middle, high)
+
+        powers = 2.0 ** jnp.arange(51)
+        reached = within(powers)
+        high = powers[jnp.argmax(reached)]
+        high = jax.lax.fori_loop(0, 50, halve, (jnp.floor(high / 2), high))[1]
+        return jnp.where(reached.any(), high, jnp.inf)
+
+    return {name: first(name) for name in r0}
+
+
+def with_output(problem: Problem, name: str = "output") -> Problem:
+    """``problem`` with one more term, by default ``"output"``: the network itself, on any points of the domain.
 
     Its residual is the error ``u - solution`` (``u`` itself where no solution is known).  It is
-    never trained on: its weight is 0 in this module, unless one is given.  ::
+    never trained (`Condition.trained`): its weight is 0, unless one is given.  ::
 
         extended = convergence.with_output(problem)
         points = points | {"output": problems.grid(problem, 100)}
@@ -235,52 +245,30 @@ def with_output(problem: Problem) -> Problem:
     Raises:
         ValueError: there is a condition of that name already.
     """
-    if OUTPUT in problem.conditions:
-        raise ValueError(f"{problem.name!r} has a condition {OUTPUT!r} already, {list(problem.conditions)}.")
-    target = problem.solution or (lambda x: jnp.zeros((), x.dtype))
-    output = Condition(identity, target, box(*problem.domain))
-    return problem._replace(conditions=problem.conditions | {OUTPUT: output})
-
-
-def _diagonalize(kernel: KernelBlocks, weights: Mapping[str, ArrayLike] | None) -> _Modes:
-    weights = {name: float(name != OUTPUT) for name in kernel.names} if weights is None else weights
-    if OUTPUT in kernel.names:
-        weights = {OUTPUT: 0.0, **weights}
-    if set(weights) != set(kernel.names):
-        raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
-    check_weights(weights)
-    scale = [np.full(n, np.sqrt(weights[name] / n)) for name, n in zip(kernel.names, kernel.sizes, strict=True)]
-    scale = jnp.asarray(np.concatenate(scale), kernel.matrix.dtype)
-    values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
-    # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
-    rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
-    if not isinstance(values, jax.core.Tracer) and not values[0] >= -rounding:
+    if name in problem.conditions:
         raise ValueError(
-            f"The kernel is not positive semidefinite: its eigenvalues, weighted, go from {values[0]:.3g} to "
-            f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
-            "at one set of points; `ntk.empirical` and `ntk.infinite` make such."
+            f"{problem.name!r} has a condition {name!r} already, {list(problem.conditions)}; give another `name`."
         )
-    return _Modes(kernel, scale, jnp.where(values > rounding, values, 0), vectors)
+    target = problem.solution or (lambda x: jnp.zeros((), x.dtype))
+    output = Condition(identity, target, box(*problem.domain), trained=False)
+    return problem._replace(conditions=problem.conditions | {name: output})
 
 
-def _evolve(spectrum: _Modes, r0: Mapping[str, ArrayLike], decay: Array, integral: Array) -> dict[str, Array]:
-    """Residuals from what becomes of each mode, and of its integral over time times 1 (or η)."""
-    kernel, scale, _, modes = spectrum
-    start = kernel.join(r0)
-    amplitudes = modes.T @ (scale * start)
-    weighted = ((decay * amplitudes) @ modes.T) / _positive(scale)
-    # A term of weight zero has no part in `s`; it is dragged along by the others.
-    dragged = start - 2 * ((integral * amplitudes) @ modes.T * scale) @ kernel.matrix
-    return kernel.split(jnp.where(scale > 0, weighted, dragged))
+def _spectrum(kernel: Kernel | Spectrum, weights: Weights | None) -> Spectrum:
+    if not isinstance(kernel, Spectrum):
+        return spectrum(kernel, weights)
+    if weights is not None:
+        raise ValueError("A spectrum has its weights already: give them to `spectra.spectrum`, and not here.")
+    return kernel
 
 
 def _mean_squares(residuals: Mapping[str, ArrayLike]) -> dict[str, Array]:
     return {name: jnp.mean(r**2, -1) for name, r in residuals.items()}
 
 
-def _stable(spectrum: _Modes) -> float:
-    largest = float(spectrum.values[-1])
-    return 1 / largest if largest > 0 else float("inf")
+def _number(x: Array) -> float | Array:
+    """A number of Python's, unless it is not known yet."""
+    return x if isinstance(x, jax.core.Tracer) else float(x)
 
 
 def _positive(x: Array) -> Array:
@@ -290,6 +278,6 @@ def _positive(x: Array) -> Array:
 
 def _not_negative(x: ArrayLike, what: str) -> Array:
     x = jnp.asarray(x, float)
-    if not bool((x >= 0).all()):
+    if fails((x >= 0).all()):
         raise ValueError(f"A {what} cannot be negative or NaN, got {float(jnp.min(x))}.")
     return x

@@ -8,11 +8,11 @@ Everything here is a function of the gradients that `by_term` computes at once::
 
 Losses are the unweighted mean squares of `Problem.losses`.  All functions are traceable.
 
-Shapes: ``k`` loss terms, ``p`` parameters.
+Shapes: ``p`` parameters.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,11 +22,11 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.problems import Problem
+from pinn_analysis.problems import Apply, Problem, check
 
 
 class Statistics(NamedTuple):
-    """Of the absolute entries of a gradient.
+    """Statistics of the absolute entries of a gradient.
 
     Attributes:
         max: largest entry.
@@ -51,12 +51,15 @@ class Histogram(NamedTuple):
     edges: Array
 
 
-def by_term(problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, Array]) -> dict[str, PyTree]:
-    """``∇_θ L_i`` of each term, shaped like ``params``.
+def by_term(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, PyTree]:
+    """``∇_θ L_i`` of each term that is trained, shaped like ``params``.
 
     Raises:
-        ValueError: points that do not fit the problem.
+        ValueError: see `problems.check`.
     """
+    points = check(problem, apply, params, points)
+    trained = {name: condition for name, condition in problem.conditions.items() if condition.trained}
+    problem, points = problem._replace(conditions=trained), {name: points[name] for name in trained}
 
     def losses(params: PyTree) -> dict[str, Array]:
         return problem.losses(functools.partial(apply, params), points)
@@ -104,11 +107,11 @@ def histogram(gradient: PyTree, *, bins: int = 50, limit: ArrayLike | None = Non
     return Histogram(counts / (entries.size * jnp.diff(edges)), edges)
 
 
-def cosines(gradients: Mapping[str, PyTree]) -> Float[Array, "k k"]:
-    """Cosine of the angle between the gradients of each pair of terms, in their order.
+def cosines(gradients: Mapping[str, PyTree]) -> dict[tuple[str, str], Float[Array, ""]]:
+    """Cosine of the angle between the gradients of each pair of terms, by their names in either order.
 
     -1 means that the terms undo each other.  NaN where a gradient is zero.
     """
-    flat = jnp.stack([ravel_pytree(gradient)[0] for gradient in gradients.values()])
-    unit = flat / jnp.linalg.norm(flat, axis=1, keepdims=True)
-    return jnp.matmul(unit, unit.T, precision="highest")
+    flat = {name: ravel_pytree(gradient)[0] for name, gradient in gradients.items()}
+    unit = {name: vector / jnp.linalg.norm(vector) for name, vector in flat.items()}
+    return {(a, b): jnp.vdot(unit[a], unit[b], precision="highest") for a in unit for b in unit}

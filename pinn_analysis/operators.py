@@ -5,9 +5,11 @@ that is a scalar or of shape ``(m,)``.  An **operator** maps a field to a field.
 with its parameters bound is a field, and so is a kernel in each of its two arguments, so
 one operator serves the loss, the Jacobian and the infinite-width kernel alike.
 
-Any function ``Field -> Field`` is an operator, so users compose their own::
+Any function ``Field -> Field`` is an operator, so users compose their own:
 
-    helmholtz = lambda u: lambda x: laplacian(u)(x) + k**2 * u(x)
+>>> helmholtz = lambda u: lambda x: laplacian(u)(x) + 3**2 * u(x)
+>>> float(helmholtz(lambda x: x[0] ** 2)(jnp.array([1.0, 2.0])))
+11.0
 """
 
 import functools

@@ -212,6 +212,7 @@ class Formula(NamedTuple):
     decay: float
 
 
+#: The formulas of `table`, by name.
 FORMULAS = {
     "NTK paper": Formula(ntk_trace, "2007.14527, Algorithm 1; PINNsNTK@1acf1f2 PINNsNTK_Wave1D.ipynb", 1000, 0.0),
     "jaxpi ntk": Formula(mean_diagonal, "PredictiveIntelligenceLab/jaxpi@127a306 jaxpi/models.py", 1000, 0.9),

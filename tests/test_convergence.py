@@ -100,7 +100,7 @@ def test_rates_and_modes_are_those_of_the_equation(kernel, weights):
     np.testing.assert_allclose(flow.rates, exact, atol=1e-12 * exact[-1])
     np.testing.assert_allclose(flow.modes.T @ flow.modes, np.eye(7), atol=1e-12)
     descent = convergence.gradient_descent(kernel, 0.5 / exact[-1], weights)
-    np.testing.assert_allclose(descent.rates, 1 - 0.5 * exact / exact[-1], atol=1e-12)
+    np.testing.assert_allclose(descent.factors, 1 - 0.5 * exact / exact[-1], atol=1e-12)
 
 
 def test_descent_approaches_the_flow_at_first_order(kernel, r0):
@@ -203,9 +203,9 @@ def test_times_and_rates_out_of_range_are_an_error(kernel, r0):
 
 
 def test_residuals_that_do_not_fit_the_kernel_are_an_error(kernel, r0):
-    with pytest.raises(ValueError, match="one vector a term"):
+    with pytest.raises(ValueError, match="one vector per term"):
         convergence.gradient_flow(kernel).residuals({"boundary": r0["boundary"]}, 1.0)
-    with pytest.raises(ValueError, match="one vector a term"):
+    with pytest.raises(ValueError, match="one vector per term"):
         convergence.steps_to(kernel, {"boundary": r0["residual"], "residual": r0["boundary"]}, 0.1, learning_rate=1e-6)
 
 
@@ -304,6 +304,27 @@ def test_without_a_solution_the_output_itself_is_the_residual():
 def test_a_second_output_is_an_error():
     with pytest.raises(ValueError, match="has a condition 'output' already"):
         convergence.with_output(EXTENDED)
+
+
+def test_a_condition_called_output_is_trained_like_any_other(kernel, r0):
+    renamed = PROBLEM._replace(
+        conditions={"output": PROBLEM.conditions["boundary"], "residual": PROBLEM.conditions["residual"]}
+    )
+    points = {"output": POINTS["boundary"], "residual": POINTS["residual"], "test": WITH_TEST["output"]}
+    both = convergence.with_output(renamed, "test")
+    assert [condition.trained for condition in both.conditions.values()] == [True, True, False]
+    found = ntk.empirical(both, apply, START, points)
+    assert convergence.max_learning_rate(found) == pytest.approx(convergence.max_learning_rate(kernel), rel=1e-12)
+    start = both.residuals(functools.partial(apply, START), points)
+    ours = convergence.gradient_flow(found).residuals(start, 0.01)
+    np.testing.assert_allclose(ours["output"], convergence.gradient_flow(kernel).residuals(r0, 0.01)["boundary"])
+
+
+def test_average_rates_need_no_matrix(kernel):
+    operator = ntk.operator(PROBLEM, apply, START, POINTS)
+    exact = convergence.rates(kernel)
+    for name, rate in convergence.rates(operator).items():
+        np.testing.assert_allclose(rate, exact[name], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-15), (np.float32, 1e-6)])

@@ -92,7 +92,7 @@ def test_the_rest_vanishes_where_the_residual_does_and_the_gauss_newton_part_ign
 
 def test_the_gauss_newton_part_has_the_eigenvalues_of_the_kernel(case, matrices):
     values = curvature.eigenvalues(matrices["gauss_newton"])
-    kernel = spectra.eigenvalues(ntk.empirical(*case))
+    kernel = spectra.eigenvalues(ntk.empirical(*case)).terms
     for name, n in (("boundary", 2), ("residual", 9)):
         of_kernel = 2 / n * kernel[name]
         np.testing.assert_allclose(values[name][:n], of_kernel, atol=ROUNDING * of_kernel[0])
@@ -105,10 +105,11 @@ def test_products_are_those_with_the_matrices(case, matrices):
     weights = {"boundary": 3.0, "residual": 0.5}
     for part, dense in matrices.items():
         products = curvature.matvecs(*case, part=part, weights=weights)
-        assert list(products) == ["boundary", "residual", "all"]
-        dense = dense | {"all": 3.0 * dense["boundary"] + 0.5 * dense["residual"]}
-        for name, product in products.items():
+        assert list(products.terms) == ["boundary", "residual"]
+        whole = 3.0 * dense["boundary"] + 0.5 * dense["residual"]
+        for name, product in products.terms.items():
             assert error(ravel_pytree(product(unravel(v)))[0], dense[name] @ v) <= ROUNDING, (part, name)
+        assert error(ravel_pytree(products.whole(unravel(v)))[0], whole @ v) <= ROUNDING, part
 
 
 def test_products_pass_through_jit_and_compile_once_for_all_parameters(case):
@@ -116,8 +117,21 @@ def test_products_pass_through_jit_and_compile_once_for_all_parameters(case):
     compiled = jax.jit(lambda product, v: product(v))
     for scale in (1.0, 1.1, 1.2):
         moved = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params)
-        compiled(curvature.matvecs(problem, apply, moved, points)["boundary"], params)
+        elsewhere = problem.conditions["boundary"]._replace(sample=lambda key, n, scale=scale: jnp.full((n, 1), scale))
+        other = problem._replace(conditions=problem.conditions | {"boundary": elsewhere})
+        compiled(curvature.matvecs(other, apply, moved, points).terms["boundary"], params)
     assert compiled._cache_size() == 1
+
+
+def test_terms_that_are_not_trained_have_no_part_in_the_whole_unless_they_are_given_a_weight(case, matrices):
+    problem, apply, params, points = case
+    aside = problem.conditions["boundary"]._replace(trained=False)
+    case = problem._replace(conditions=problem.conditions | {"boundary": aside}), apply, params, points
+    v, unravel = ravel_pytree(params)
+    for weights, share in ((None, 0.0), ({"residual": 1.0}, 0.0), ({"residual": 1.0, "boundary": 3.0}, 3.0)):
+        whole = ravel_pytree(curvature.matvecs(*case, weights=weights).whole(unravel(v)))[0]
+        dense = matrices["hessian"]["residual"] + share * matrices["hessian"]["boundary"]
+        assert error(whole, dense @ v) <= ROUNDING
 
 
 def test_a_linear_model_has_the_hessian_of_least_squares():
@@ -148,51 +162,23 @@ def test_nonlinear_operators_and_equinox_models():
 @pytest.mark.parametrize("part", curvature.PARTS)
 def test_the_ends_of_the_spectrum_are_those_of_the_matrix(case, matrices, part):
     products = curvature.matvecs(*case, part=part)
-    dense = matrices[part] | {"all": sum(matrices[part].values())}
-    for name, values in curvature.eigenvalues(dense).items():
-        ends = curvature.extreme_eigenvalues(products[name], case[2], key=KEY)
+    both = [(products.terms[name], matrix) for name, matrix in matrices[part].items()]
+    for product, matrix in [*both, (products.whole, sum(matrices[part].values()))]:
+        values = jnp.linalg.eigvalsh(matrix)[::-1]
+        ends = spectra.extreme_eigenvalues(product, case[2], key=KEY)
         np.testing.assert_allclose([ends.largest, ends.smallest], values[jnp.array([0, -1])], atol=1e-9 * values[0])
         assert (ends.errors <= 1e-6 * values[0]).all()  # The square of it bounds the error itself.
 
 
 def test_the_hessian_of_a_network_has_negative_eigenvalues(case, matrices):
     smallest = curvature.eigenvalues(matrices["hessian"])["residual"][-1]
-    ends = curvature.extreme_eigenvalues(curvature.matvecs(*case)["residual"], case[2], key=KEY)
+    ends = spectra.extreme_eigenvalues(curvature.matvecs(*case).terms["residual"], case[2], key=KEY)
     assert smallest < -0.01 * ends.largest
-
-
-def test_few_products_give_bounds_that_hold():
-    values = jnp.linspace(-1, 2, 100)
-    for num_matvecs in (1, 5):
-        ends = curvature.extreme_eigenvalues(lambda v: values * v, values, key=KEY, num_matvecs=num_matvecs)
-        assert -1 - 1e-12 <= ends.smallest <= ends.largest <= 2 + 1e-12
-        for found, bound in zip((ends.smallest, ends.largest), ends.errors, strict=True):
-            assert jnp.abs(values - found).min() <= bound + 1e-12
-
-
-@pytest.mark.parametrize("diagonal", [[2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0], [5.0], [3.0, 3.0, 0.0, 0.0, 0.0]], ids=str)
-def test_few_distinct_eigenvalues_are_no_obstacle(diagonal):
-    diagonal = jnp.array(diagonal)
-
-    def product(v):  # One for both, so that it compiles once.
-        return diagonal * v
-
-    ends = curvature.extreme_eigenvalues(product, diagonal, key=KEY)
-    np.testing.assert_allclose([ends.smallest, ends.largest], [diagonal.min(), diagonal.max()], atol=1e-12)
-    spectrum = curvature.density(product, diagonal, key=KEY, samples=1)
-    np.testing.assert_allclose(spectrum.counts.sum(), diagonal.size)
-    np.testing.assert_allclose((spectrum.counts * spectrum.values).sum(), diagonal.sum(), atol=1e-12)
-
-
-def test_any_symmetric_product_will_do(case):
-    kernel = ntk.empirical(*case)
-    ends = curvature.extreme_eigenvalues(ntk.matvec(*case), jnp.zeros(11), key=KEY)
-    np.testing.assert_allclose(ends.largest, jnp.linalg.eigvalsh(kernel.matrix)[-1], rtol=1e-10)
 
 
 def test_the_density_has_the_moments_of_the_matrix(case, matrices):
     matrix, p = matrices["hessian"]["residual"], 49
-    many = curvature.density(curvature.matvecs(*case)["residual"], case[2], key=KEY, num_matvecs=20, samples=400)
+    many = spectra.density(curvature.matvecs(*case).terms["residual"], case[2], key=KEY, num_matvecs=20, samples=400)
     np.testing.assert_allclose(many.counts.sum(), p)
     # The variance of vᵀAv for random signs is twice the sum of squares off the diagonal.
     for power, exact in ((1, matrix), (2, matrix @ matrix)):
@@ -201,17 +187,9 @@ def test_the_density_has_the_moments_of_the_matrix(case, matrices):
         assert abs((many.counts * many.values**power).sum() - jnp.trace(exact)) < 4 * deviation
 
 
-def test_each_sample_is_a_quadrature_of_its_own_vector():
-    diagonal = jnp.linspace(-1, 2, 50)  # For which every vector of signs sees all eigenvalues alike.
-    spectrum = curvature.density(lambda v: diagonal * v, diagonal, key=KEY, num_matvecs=6, samples=3)
-    for power in range(12):
-        moments = (3 * spectrum.counts * spectrum.values**power).sum(1)
-        np.testing.assert_allclose(moments, (diagonal**power).sum(), rtol=1e-12)
-
-
 def test_the_density_counts_eigenvalues(case, matrices):
     exact = curvature.eigenvalues(matrices["hessian"])["residual"]
-    spectrum = curvature.density(curvature.matvecs(*case)["residual"], case[2], key=KEY, samples=64)
+    spectrum = spectra.density(curvature.matvecs(*case).terms["residual"], case[2], key=KEY, samples=64)
     middle = jnp.sqrt(exact[4] * exact[5])
     assert abs(float(spectrum.counts[spectrum.values > middle].sum()) - 5) < 1
 
@@ -280,18 +258,6 @@ def test_bad_parameters_and_points_are_errors(case, call):
         (lambda *a: curvature.matvecs(*a, weights={"boundary": 1.0}), "missing: .*'residual'"),
         (lambda *a: curvature.matvecs(*a, weights={"boundary": 1.0, "residual": -1.0}), "not negative, got -1.0"),
         (lambda *a: curvature.matvecs(*a, weights={"boundary": np.nan, "residual": 1.0}), "must be finite"),
-        (
-            lambda *a: curvature.extreme_eigenvalues(abs, a[2], key=KEY, num_matvecs=0),
-            "`num_matvecs` and `samples` must be at least 1, got 0",
-        ),
-        (
-            lambda *a: curvature.density(abs, a[2], key=KEY, num_matvecs=0),
-            "`num_matvecs` and `samples` must be at least 1, got 0",
-        ),
-        (
-            lambda *a: curvature.density(abs, a[2], key=KEY, samples=0),
-            "`num_matvecs` and `samples` must be at least 1, got 64",
-        ),
     ],
 )
 def test_what_does_not_exist_is_an_error(case, wrong, message):

@@ -25,6 +25,15 @@ def test_gradients_of_all_terms_at_once_are_those_one_by_one(setting):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
+def test_terms_that_are_not_trained_have_no_gradient(setting):
+    problem, apply, params, points = setting
+    aside = problem.conditions["boundary"]._replace(trained=False)
+    grads = gradients.by_term(
+        problem._replace(conditions=problem.conditions | {"boundary": aside}), apply, params, points
+    )
+    assert list(grads) == ["residual"]
+
+
 def test_layers_are_named_and_complete(setting):
     problem, apply, params, points = setting
     layers = gradients.by_layer(gradients.by_term(problem, apply, params, points)["residual"])
@@ -41,7 +50,9 @@ def test_cosines_of_known_angles():
     cosines = gradients.cosines(
         {"a": [jnp.array([1.0, 0.0])], "b": [jnp.array([0.0, 2.0])], "c": [jnp.array([-3.0, 0.0])]}
     )
-    np.testing.assert_allclose(cosines, [[1, 0, -1], [0, 1, 0], [-1, 0, 1]], atol=1e-15)
+    exact = {("a", "a"): 1, ("b", "b"): 1, ("c", "c"): 1, ("a", "b"): 0, ("a", "c"): -1, ("b", "c"): 0}
+    for (a, b), cosine in exact.items():  # By name, in either order.
+        np.testing.assert_allclose([cosines[a, b], cosines[b, a]], cosine, atol=1e-15)
 
 
 @pytest.mark.parametrize("limit", [None, 0.02])

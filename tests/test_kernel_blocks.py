@@ -39,3 +39,26 @@ def test_a_block_that_does_not_exist_is_an_error_that_shows_how_to_ask():
 def test_parts_that_do_not_fit_are_an_error(sizes):
     with pytest.raises(ValueError, match="`problem.residuals` makes them"):
         KERNEL.join({name: jnp.ones(n) for name, n in sizes.items()})
+
+
+def test_products_diagonals_and_scaled_kernels_are_those_of_the_matrix():
+    v = jnp.arange(5.0)
+    np.testing.assert_allclose(KERNEL.mv(v), MATRIX @ v)
+    np.testing.assert_allclose(KERNEL.linear()(v), MATRIX @ v)
+    np.testing.assert_array_equal(KERNEL.diagonal(), jnp.diag(MATRIX))
+    traces = {name: float(trace) for name, trace in KERNEL.traces().items()}
+    assert traces == {"u": MATRIX[0, 0] + MATRIX[1, 1], "r": jnp.trace(MATRIX[2:, 2:])}
+    scaled = KERNEL.scaled({"u": 2.0, "r": jnp.array([1.0, 0.0, 3.0])})
+    by = jnp.array([2.0, 2.0, 1.0, 0.0, 3.0])
+    np.testing.assert_array_equal(scaled.matrix, jnp.outer(by, by) * MATRIX)
+    assert scaled.names == KERNEL.names
+
+
+def test_draws_have_the_kernel_for_covariance():
+    j = jax.random.normal(jax.random.key(0), (5, 2))  # Of rank two: it has no Cholesky factor.
+    kernel = KernelBlocks(j @ j.T, ("u", "r"), (2, 3))
+    draws = kernel.draw(jax.random.key(1), 40_000)
+    assert draws["u"].shape == (40_000, 2) and draws["r"].shape == (40_000, 3)
+    both = kernel.join(draws)
+    # The standard deviation of a covariance from N draws is below √(2 / N) times the largest variance.
+    np.testing.assert_allclose(both.T @ both / 40_000, kernel.matrix, atol=0.03 * kernel.diagonal().max())

@@ -8,12 +8,14 @@ from pinn_analysis.problems import (
     Condition,
     Problem,
     box,
+    check,
     faces,
     grid,
     helmholtz_2d,
     klein_gordon,
     poisson_1d,
     relative_l2_error,
+    test_points,
     wave_1d,
 )
 
@@ -115,6 +117,38 @@ def test_the_grid_has_the_corners_and_varies_its_last_axis_first():
     assert grid(poisson_1d(), 5)[:, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
+def test_the_error_is_measured_on_a_grid_in_low_dimensions_and_at_random_points_above():
+    unit = {d: Problem("unit", {}, (jnp.zeros(d), jnp.full(d, 2.0))) for d in (1, 2, 3, 100)}
+    assert jnp.array_equal(test_points(unit[1]), grid(unit[1], 1000))
+    assert jnp.array_equal(test_points(unit[2]), grid(unit[2], 100))
+    for d in (3, 100):
+        x = test_points(unit[d])
+        assert x.shape == (10_000, d) and jnp.array_equal(x, test_points(unit[d]))
+        np.testing.assert_allclose(x.mean(0), 1, atol=5 * np.sqrt(4 / 12 / 10_000))  # 5 deviations.
+
+
+def test_the_error_is_measured_where_the_problem_says(key):
+    low, high = -jnp.ones(2), jnp.ones(2)
+
+    def in_the_l(key, n):  # Without the upper right quarter.
+        x = box(low, high)(key, n)
+        return jnp.where((x > 0).all(1, keepdims=True), x - 1, x)
+
+    def solution(x):  # Undefined in the quarter that is cut out.
+        return jnp.sqrt(-x.min())
+
+    problem = Problem("L", {"inside": Condition(identity, solution, in_the_l)}, (low, high), solution, in_the_l)
+    x = test_points(problem)
+    assert x.shape == (10_000, 2) and not (x > 0).all(1).any()
+    with pytest.raises(ValueError, match="exact solution is not finite at point"):
+        relative_l2_error(solution, solution, grid(problem, 100))
+    np.testing.assert_allclose(relative_l2_error(lambda x: 0.9 * solution(x), solution, x), 0.1)
+    assert test_points(problem._replace(test=np.array([[0, 1]]))).tolist() == [[0.0, 1.0]]
+    for wrong, message in ((jnp.ones(2), r"shape \(n, 2\), got \(2,\)"), (jnp.full((1, 2), jnp.nan), "NaN")):
+        with pytest.raises(ValueError, match=message):
+            test_points(problem._replace(test=wrong))
+
+
 def test_relative_error_of_a_scaled_solution_is_the_scale_less_one():
     problem = poisson_1d()
     error = relative_l2_error(lambda x: 1.1 * problem.solution(x), problem.solution, grid(problem, 50))
@@ -171,3 +205,46 @@ def test_a_problem_needs_nothing_but_conditions_and_a_box(key):
     data = Condition(identity, lambda x: x[0], box(*UNIT_INTERVAL))
     mine = Problem("mine", {"data": data}, UNIT_INTERVAL)
     assert largest(mine.residuals(lambda x: x[0], mine.sample(key, 3))) == 0
+
+
+def test_the_same_network_is_looked_at_once_whatever_its_numbers_and_the_number_of_points(key):
+    problem, seen = poisson_1d(), []
+
+    def apply(params, x):
+        seen.append(x.shape)
+        return params["c"] * x[0]
+
+    check(problem, apply, {"c": jnp.ones(())}, problem.sample(key, 3))
+    first = len(seen)
+    points = check(problem, apply, {"c": jnp.full((), 2.0)}, problem.sample(key, 5))
+    assert first == len(seen) > 0 and list(points) == list(problem.conditions)
+    traced = jax.jit(lambda: check(problem, apply, {"c": np.float64(2)}, points))()  # Known while it is traced.
+    assert jnp.array_equal(traced["residual"], points["residual"])
+    with pytest.raises(ValueError, match=r"\['c'\] contains NaN"):
+        jax.jit(lambda: check(problem, apply, {"c": np.float64("nan")}, points))()
+
+
+def test_a_network_that_cannot_be_hashed_is_checked_all_the_same(key):
+    class Unhashable(list):
+        def __call__(self, params, x):
+            return params * x[0] if len(self) == 1 else jnp.stack([params, params])
+
+    problem = poisson_1d()
+    points = problem.sample(key, 3)
+    assert check(problem, Unhashable([1]), jnp.ones(()), points).keys() == points.keys()
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        check(problem, Unhashable([1, 2]), jnp.ones(()), points)
+
+
+def test_terms_are_chosen_replaced_and_scaled_by_name(key):
+    problem = wave_1d()
+    assert list(problem.only("residual", "initial").conditions) == ["residual", "initial"]
+    doubled = problem.replaced(initial=problem.conditions["initial"].scaled(2))
+    assert list(doubled.conditions) == list(problem.conditions)
+    points, field = problem.sample(key, 3), lambda x: x[0] * x[1]
+    r, other = problem.residuals(field, points), doubled.residuals(field, points)
+    for name in problem.conditions:
+        np.testing.assert_allclose(other[name], (1 + (name == "initial")) * r[name], rtol=1e-12)
+    for wrong in (lambda: problem.only("inital"), lambda: problem.replaced(inital=problem.conditions["initial"])):
+        with pytest.raises(ValueError, match=r"not \['inital'\]"):
+            wrong()

@@ -126,7 +126,7 @@ def make(config: dict) -> dict[str, np.ndarray]:
     block, at = np.asarray(kernel[term, term]), GRID[GRID <= steps]
     predicted, measured = amplitudes(predicted), amplitudes(measured)
     arrays = {
-        "eigenvalues": spectra.eigenvalues(kernel)[term],
+        "eigenvalues": spectra.eigenvalues(kernel).terms[term],
         "profile": profile(block),
         "profile_after": profile(np.asarray(after[term, term])),
         "traces": np.array([np.trace(kernel[name, name]) for name in kernel.names]),

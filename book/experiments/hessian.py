@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pinn_analysis import curvature, networks, problems, results, training
+from pinn_analysis import curvature, networks, problems, results, spectra, training
 
 import runs
 
@@ -69,16 +69,16 @@ def stages(case: str, width: int) -> tuple:
         return {"losses": [now["boundary"], now["residual"]], "error": error}
 
     def measure(params, adam, points, key) -> dict:
-        def ends(product) -> curvature.Extremes:
-            return curvature.extreme_eigenvalues(product, params, key=key, num_matvecs=PRODUCTS)
+        def ends(product) -> spectra.Extremes:
+            return spectra.extreme_eigenvalues(product, params, key=key, num_matvecs=PRODUCTS)
 
         products = {
             part: curvature.matvecs(problem, network.apply, params, points, part=part) for part in curvature.PARTS
         }
-        found = [ends(products[part][term]) for part, term in MEASURED]
+        found = [ends(products[part].terms[term]) for part, term in MEASURED]
         count, nu = adam[0].count, adam[0].nu
         root = jax.tree.map(lambda nu: 1 / jnp.sqrt(jnp.sqrt(nu / (1 - 0.999**count)) + 1e-8), nu)
-        by_adam = jax.tree_util.Partial(preconditioned, products["hessian"]["all"], root)
+        by_adam = jax.tree_util.Partial(preconditioned, products["hessian"].whole, root)
         return {
             "ends": [[e.smallest, e.largest] for e in found],
             "adam": ends(by_adam).largest if count else np.nan,

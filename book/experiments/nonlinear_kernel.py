@@ -21,7 +21,7 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import Condition, Problem, curvature, networks, ntk, results
+from pinn_analysis import Condition, Problem, curvature, networks, ntk, results, spectra
 from pinn_analysis.operators import Field, Operator, identity, partial
 from pinn_analysis.problems import box, faces
 
@@ -238,8 +238,8 @@ def trained(
     apply, init = network(width).apply, jax.jit(network(width).init)
 
     def norms(params: list, kernel: jax.Array) -> list[float]:
-        product = curvature.matvecs(case.problem, apply, params, case.points, part="rest")["all"]
-        ends = curvature.extreme_eigenvalues(product, params, key=jax.random.key(0), num_matvecs=MATVECS)
+        product = curvature.matvecs(case.problem, apply, params, case.points, part="rest").whole
+        ends = spectra.extreme_eigenvalues(product, params, key=jax.random.key(0), num_matvecs=MATVECS)
         return [2 * float(top(kernel, told.share)), max(abs(float(ends.smallest)), abs(float(ends.largest)))]
 
     step = descent(case.problem, apply, case.points, rate)

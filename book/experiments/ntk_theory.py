@@ -64,7 +64,7 @@ def flat(params) -> np.ndarray:
 def eigenvalues(kernel: ntk.KernelBlocks) -> np.ndarray:
     """Largest 30 of the whole, the boundary and the residual block, ``(3, 30)``, 0 where there are fewer."""
     values = spectra.eigenvalues(expand(kernel))
-    kept = [np.asarray(values[name])[:30] for name in ("all", "boundary", "residual")]
+    kept = [np.asarray(v)[:30] for v in (values.whole, values.terms["boundary"], values.terms["residual"])]
     return np.stack([np.pad(v, (0, 30 - len(v))) for v in kept])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pinn_analysis.ntk._blocks import KernelBlocks, mirror
+from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
 
@@ -75,7 +75,7 @@ def infinite(
             "use `bias_std > 0`, or keep away from the origin."
         )
     sizes = tuple(len(row[-1]) for row in rows)
-    return KernelBlocks(matrix, tuple(names), sizes)
+    return KernelBlocks(matrix, tuple(names), sizes, untrained(problem))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -1,8 +1,8 @@
-"""Conditions, problems, and the check of a network against a problem.  Shapes: ``n`` points, ``d`` inputs."""
+"""Problems, and the check of a network against a problem.  Shapes: ``n`` points, ``d`` inputs."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +11,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.operators import Field, Operator
+from pinn_analysis._functions import as_pytree
+from pinn_analysis.operators import Field
+from pinn_analysis.problems._condition import Condition, Sampler, check_term
 
 Apply = Callable[[PyTree, Array], Array]
-
-
-class Condition(NamedTuple):
-    """One loss term: ``operator(u)(x) = target(x)`` at the points of ``sample``.
-
-    Attributes:
-        operator: from the field to what is compared with ``target``.
-        target: the right-hand side, a field.
-        sample: ``(key, n) -> points (n, d)``.
-        trained: False for a term that no loss or weight takes in: training only drags it along.
-    """
-
-    operator: Operator
-    target: Field
-    sample: Callable[[Array, int], Array]
-    trained: bool = True
-
-    def residual(self, field: Field) -> Field:
-        """``operator(field) - target``, itself a field."""
-        left = self.operator(field)
-        return lambda x: left(x) - self.target(x)
+Points = Mapping[str, ArrayLike | Sequence]  # One table of points for each condition.
 
 
 class Problem(NamedTuple):
@@ -43,14 +25,17 @@ class Problem(NamedTuple):
     Attributes:
         name: for messages and results.
         conditions: the loss terms by name, in the order of the rows of a kernel.
-        domain: lower and upper corner, each ``(d,)``.
-        solution: the exact solution, if known.
+        domain: lower and upper corner of a box, each ``(d,)``: the domain, or what bounds it.
+        solution: the exact solution, if known; it is taken at test points alone.
+        test: where the error is measured (`test_points`): points ``(n, d)``, or a sampler
+            ``(key, n) -> (n, d)``.  For a domain that is not its box: an L, a hole.
     """
 
     name: str
     conditions: dict[str, Condition]
     domain: tuple[Array, Array]
     solution: Field | None = None
+    test: ArrayLike | Sampler | None = None
 
     def sample(self, key: Array, sizes: int | Mapping[str, int]) -> dict[str, Array]:
         """Random points for each condition, ``(n, d)`` each.
@@ -76,18 +61,27 @@ class Problem(NamedTuple):
             for k, (name, condition) in zip(keys, self.conditions.items(), strict=True)
         }
 
-    def residuals(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    def residuals(self, field: Field, points: Points) -> dict[str, Array]:
         """``operator(field) - target`` at the points of each condition, ``(n,)`` each.
 
         A condition with ``m`` components gives ``n * m`` values, point by point.
-        """
-        check_points(self, points)
-        return {
-            name: jax.vmap(condition.residual(field))(points[name]).ravel()
-            for name, condition in self.conditions.items()
-        }
 
-    def rows(self, apply: Apply, points: Mapping[str, ArrayLike]) -> Callable[[PyTree], Float[Array, " n"]]:
+        Raises:
+            ValueError: points that do not fit (`check_points`); a field, an operator or a target
+                that does not fit the others.
+        """
+        points = check_points(self, points)
+
+        def values(name: str, condition: Condition) -> Array:
+            try:
+                return jax.vmap(condition.residual(field))(points[name]).ravel()
+            except Exception:
+                check_term(name, condition, field, _one_of(points[name]))  # Raises what is wrong, if it knows.
+                raise
+
+        return {name: values(name, condition) for name, condition in self.conditions.items()}
+
+    def rows(self, apply: Apply, points: Points) -> Callable[[PyTree], Float[Array, " n"]]:
         """``params -> r``: the residuals of all terms in one vector, as a function of the parameters.
 
         Its Jacobian has the rows of the kernel, in the same order.
@@ -98,9 +92,36 @@ class Problem(NamedTuple):
 
         return residuals
 
-    def losses(self, field: Field, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Mean square of the residuals of each condition, without weights."""
+    def losses(self, field: Field, points: Points) -> dict[str, Array]:
+        """Mean square of the residuals of each condition, without weights.
+
+        Raises:
+            ValueError: as `residuals`.
+        """
         return {name: jnp.mean(r**2) for name, r in self.residuals(field, points).items()}
+
+    def only(self, *names: str) -> "Problem":
+        """The problem with these conditions alone, in the order given.
+
+        Raises:
+            ValueError: a name that is no condition.
+        """
+        self._check_known(names)
+        return self._replace(conditions={name: self.conditions[name] for name in names})
+
+    def replaced(self, **conditions: Condition) -> "Problem":
+        """The problem with other conditions under the same names.
+
+        Raises:
+            ValueError: a name that is no condition.
+        """
+        self._check_known(conditions)
+        return self._replace(conditions=self.conditions | conditions)
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        unknown = [name for name in names if name not in self.conditions]
+        if unknown:
+            raise ValueError(f"{self.name!r} has the conditions {list(self.conditions)}, not {unknown}.")
 
 
 def check_names(problem: Problem, given: Mapping, what: str) -> None:
@@ -122,40 +143,119 @@ def check_weights(weights: Mapping[str, ArrayLike]) -> None:
             raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
 
 
-def check_points(problem: Problem, points: Mapping[str, ArrayLike]) -> None:
-    """Raise `ValueError` for points of a wrong shape, an empty set or, if known yet, NaN."""
+def check_points(problem: Problem, points: Points) -> dict[str, Array]:
+    """The points as arrays of floats, in the order of the conditions; whole numbers and lists are converted.
+
+    Raises:
+        ValueError: points of a wrong name or shape, an empty set, complex ones or, if known yet, NaN.
+    """
     check_names(problem, points, "points")
-    d = len(problem.domain[0])
-    for name, x in points.items():
-        if jnp.ndim(x) != 2 or jnp.shape(x)[1] != d:
-            raise ValueError(
-                f"Points of {name!r} must have shape (n, {d}), got {jnp.shape(x)}; a single point is `x[None]`."
-            )
-        if len(x) == 0:
-            raise ValueError(f"Points of {name!r} are empty; give at least one, or drop the condition.")
-        if not isinstance(x, jax.core.Tracer) and not np.isfinite(x).all():
-            raise ValueError(f"Points of {name!r} contain NaN or infinity; draw them again or mask them out.")
+    return {name: _as_points(name, points[name], problem) for name in problem.conditions}
+
+
+def _as_points(name: str, given: ArrayLike | Sequence, problem: Problem) -> Array:
+    d, values = len(problem.domain[0]), problem.conditions[name].values
+    try:
+        x = as_floats(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Points of {name!r} must be numbers, in an array of shape (n, {d}): {error}") from error
+    if x.ndim != 2 or x.shape[1] != d + values:
+        measured = f", {d} inputs and {values} measured columns, as the condition's `sample` gives them"
+        raise ValueError(
+            f"Points of {name!r} must have shape (n, {d + values}){measured if values else ''}, got {x.shape}; "
+            f"a single point is `x[None]`{', points on a line are `x[:, None]`' if d == 1 else ''}."
+        )
+    if len(x) == 0:
+        raise ValueError(f"Points of {name!r} are empty; give at least one, or drop the condition.")
+    if not is_finite(x):
+        raise ValueError(f"Points of {name!r} contain NaN or infinity; draw them again or mask them out.")
+    return x
+
+
+def as_floats(x: ArrayLike | Sequence) -> Array:
+    """``x`` as an array of floats of its own precision; whole numbers and lists get the default one."""
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x):
+        raise TypeError("complex numbers; give real and imaginary part as two columns.")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def check_params(params: PyTree) -> None:
-    """Raise a `ValueError` unless all of ``params`` are finite arrays of floats."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    """Raise a `ValueError` unless all of ``params`` are finite arrays of real floats."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"Parameters must be a pytree of floating-point arrays; {params!r:.60} has none.")
+    for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             raise ValueError(
-                f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; "
-                "keep the rest out of them (`equinox.partition`, or a closure around `apply`)."
+                f"Parameters must be floating-point arrays, but params{name} is {leaf!r:.60}; keep the rest out of "
+                "them (`equinox.partition`, `nnx.split(model, nnx.Param, ...)`, or a closure around `apply`), "
+                "and complex ones as two real ones."
             )
-        if not isinstance(leaf, jax.core.Tracer) and not jnp.isfinite(leaf).all():
+        if not is_finite(leaf):
             raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
 
 
-def check(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
+def is_finite(x: ArrayLike) -> bool:
+    """Whether ``x`` is known to be finite, or not known yet; found on its device."""
+    if isinstance(x, jax.core.Tracer):
+        return True
+    with jax.ensure_compile_time_eval():  # A constant of a function that is being traced is known.
+        return bool(_all_finite(x))
+
+
+@jax.jit
+def _all_finite(x: ArrayLike) -> Array:
+    return jnp.isfinite(x).all()
+
+
+def check(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dict[str, Array]:
     """The points as arrays, in the order of the conditions, once network, parameters and points fit the problem.
 
+    Shapes of the network, the operators and the targets are found without computing anything, and
+    once: the same functions with parameters of the same shapes are not looked at again.
+
     Raises:
-        ValueError: points that do not fit (`check_points`); parameters that are not floating-point or not finite.
+        ValueError: points that do not fit (`check_points`); parameters that are not floating-point or not
+            finite; a network, an operator or a target that cannot be evaluated at one point, returns
+            anything but one array of real numbers, or one of another shape than its other side.
     """
-    check_points(problem, points)
+    points = check_points(problem, points)
     check_params(params)
-    return {name: jnp.asarray(points[name]) for name in problem.conditions}
+    terms = tuple((name, condition.values, _one_of(points[name])) for name, condition in problem.conditions.items())
+    functions = [(as_pytree(c.operator), as_pytree(c.target)) for c in problem.conditions.values()]
+    leaves, treedef = jax.tree.flatten((functions, as_pytree(apply), params))
+    shapes = tuple(_like(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
+    try:
+        hash((treedef, shapes))
+    except TypeError:  # A function that is not hashable: looked at each time.
+        _check_terms.__wrapped__(terms, treedef, shapes)
+    else:
+        _check_terms(terms, treedef, shapes)
+    return points
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_terms(terms: tuple, treedef: Any, shapes: tuple) -> None:
+    """`check_term` of every term, for arrays of which only the shapes are known."""
+    abstract = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in shapes]
+
+    def run(arrays: list[Array]) -> None:
+        arrays = iter(arrays)
+        leaves = [next(arrays) if known else leaf for known, leaf in zip(abstract, shapes, strict=True)]
+        functions, apply, params = jax.tree.unflatten(treedef, leaves)
+        field = functools.partial(apply, params)
+        for (name, values, x), (operator, target) in zip(terms, functions, strict=True):
+            check_term(name, Condition(operator, target, sample=None, values=values), field, x)
+
+    jax.eval_shape(run, [leaf for leaf, known in zip(shapes, abstract, strict=True) if known])
+
+
+def _like(x: ArrayLike) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _one_of(points: Array) -> jax.ShapeDtypeStruct:
+    """One point, of which only shape and dtype matter."""
+    return jax.ShapeDtypeStruct(points.shape[1:], points.dtype)

@@ -1,22 +1,49 @@
 """Where points come from: samplers of boxes and their faces, grids, and the error norm on them."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
-from pinn_analysis.problems._core import Problem
+from pinn_analysis.problems._condition import Sampler, squeezed
+from pinn_analysis.problems._core import Problem, as_floats, is_finite
 
 
-def relative_l2_error(field: Field, exact: Field, points: Float[Array, "n d"]) -> Float[Array, ""]:
-    """``‖u - u*‖₂ / ‖u*‖₂`` over ``points``, the error norm of both papers."""
-    u, v = jax.vmap(field)(points), jax.vmap(exact)(points)
-    return jnp.linalg.norm((u - v).ravel()) / jnp.linalg.norm(v.ravel())
+def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) -> Float[Array, ""]:
+    """``‖u - u*‖₂ / ‖u*‖₂`` over ``points``, ``(n, d)``, the error norm of both papers.
+
+    A field with one component, ``(1,)``, is a scalar.
+
+    Raises:
+        ValueError: values of different shapes; if known yet, an exact solution that is not finite at
+            one of the points, or zero at all, where no error is relative to it.
+    """
+    x = as_floats(points)
+    u, v = jax.vmap(field)(x), jax.vmap(exact)(x)
+    if squeezed(u.shape[1:]) != squeezed(v.shape[1:]):
+        raise ValueError(
+            f"Field and exact solution must have values of one shape, got {u.shape[1:]} and {v.shape[1:]}; "
+            "`lambda x: u(x)[0]` takes one of several components."
+        )
+    u, v = u.ravel(), v.ravel()
+    if not is_finite(v):
+        bad = int(jnp.argmin(jnp.isfinite(v).reshape(len(x), -1).all(1)))
+        raise ValueError(
+            f"The exact solution is not finite at point {bad}, x = {x[bad].tolist()}; leave such points out of the "
+            "test (`Problem.test`), or give the solution its limit there."
+        )
+    size = jnp.linalg.norm(v)
+    if fails(size > 0):
+        raise ValueError(
+            "The exact solution is zero at all points, so that no error is relative to it; "
+            "take the absolute one, `jnp.sqrt(jnp.mean(jax.vmap(u)(points) ** 2))`."
+        )
+    return jnp.linalg.norm(u - v) / size
 
 
 def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
@@ -26,29 +53,58 @@ def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))
 
 
-def box(low: ArrayLike, high: ArrayLike) -> Callable[[Array, int], Array]:
+def test_points(problem: Problem) -> Float[Array, "n d"]:
+    """Where the error of a solution is measured: the same points at every call.
+
+    ``problem.test``, of a sampler 10,000 points.  Without it those of the box: 1,000 evenly spaced
+    in one dimension (the NTK paper's code), a grid of 100 x 100 in two (the first paper's code), and
+    10,000 at random in more, where a grid has most of its points on the faces.
+
+    Raises:
+        ValueError: ``problem.test`` does not give points ``(n, d)`` that are finite.
+    """
+    low, high = problem.domain
+    d = len(low)
+    if problem.test is None and d <= 2:
+        return grid(problem, {1: 1000, 2: 100}[d])
+    test = box(low, high) if problem.test is None else problem.test
+    points = jnp.asarray(test(jax.random.key(0), 10_000) if callable(test) else test, float)
+    if points.ndim != 2 or points.shape[1] != d or not len(points):
+        raise ValueError(f"`test` of {problem.name!r} must give points of shape (n, {d}), got {points.shape}.")
+    if not is_finite(points):
+        raise ValueError(f"`test` of {problem.name!r} gives points that contain NaN or infinity.")
+    return points
+
+
+test_points.__test__ = False  # Not a test of pytest's.
+
+
+def box(low: ArrayLike, high: ArrayLike) -> Sampler:
     """Sampler, uniform in a box: ``(key, n) -> (n, d)``."""
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
     return lambda key, n: jax.random.uniform(key, (n, low.size), minval=low, maxval=high)
 
 
-def faces(low: ArrayLike, high: ArrayLike, *which: tuple[int, int]) -> Callable[[Array, int], Array]:
+def faces(low: ArrayLike, high: ArrayLike, *which: tuple[int, int]) -> Sampler:
     """Sampler on faces of a box, uniform on each, with equally many points on all.
 
     Args:
         low: lower corner, ``(d,)``.
         high: upper corner, ``(d,)``.
         which: faces as ``(axis, side)`` with side 0 (low) or 1 (high); all of them if
-            none is given.  ``n`` points are dealt out to the faces in turn, so that
-            their numbers differ by one at most: the ends of an interval get half each.
+            none is given.  ``n`` points are dealt out to the faces in turn, so that their
+            numbers differ by one at most: the ends of an interval get half each.  Which faces
+            get one more, or the only ones, is random, with equal chances.
     """
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
     which = which or tuple((axis, side) for axis in range(low.size) for side in (0, 1))
-    axes, sides = np.array(which).T
+    axes, sides = jnp.array(which).T
 
     def sample(key: Array, n: int) -> Array:
-        turn = np.arange(n) % len(which)
+        turn = jnp.arange(n) % len(which)
+        if n % len(which):  # In random order, so that no face is always the one that gets fewer.
+            turn = jax.random.permutation(jax.random.fold_in(key, 1), len(which))[turn]
         on_face = jnp.where(sides[turn] == 1, high[axes[turn]], low[axes[turn]])
-        return box(low, high)(key, n).at[np.arange(n), axes[turn]].set(on_face)
+        return box(low, high)(key, n).at[jnp.arange(n), axes[turn]].set(on_face)
 
     return sample

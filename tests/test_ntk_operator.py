@@ -1,5 +1,6 @@
 """The kernel of finite networks against ``J Jᵀ``, built row by row from `Problem.residuals`."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -119,7 +120,7 @@ def test_wide_networks_take_the_structured_method_and_agree(monkeypatch):
     problem = problem._replace(conditions={"boundary": problem.conditions["boundary"]})
     params, points = network.init(jax.random.key(0)), problem.sample(jax.random.key(1), 3)
     dense = ntk.empirical(problem, network.apply, params, points, method="jacobian").matrix
-    monkeypatch.setattr(ntk._finite, "_jacobian_gram", None)
+    monkeypatch.setattr(ntk._rows, "jacobian_gram", None)
     assert error(ntk.empirical(problem, network.apply, params, points).matrix, dense) <= ROUNDING
 
 
@@ -130,7 +131,9 @@ def test_traces_of_wide_networks_form_no_row_and_agree(monkeypatch):
     problem = helmholtz_2d()._replace(conditions={"both": condition})
     params = network.init(jax.random.key(0))
     dense = ntk.empirical(problem, network.apply, params, {"both": x}, method="jacobian").matrix
-    monkeypatch.setattr(ntk._finite, "_row_gradients", None)
+    monkeypatch.setattr(ntk._rows, "jacobian_diagonal", None)
+    traced = jax.jit(lambda params: ntk.traces(problem, network.apply, params, {"both": x})["both"])(params)
+    np.testing.assert_allclose(traced, jnp.trace(dense), rtol=ROUNDING)
     np.testing.assert_allclose(
         ntk.traces(problem, network.apply, params, {"both": x})["both"], jnp.trace(dense), rtol=ROUNDING
     )
@@ -146,11 +149,172 @@ def test_traces_are_sums_of_the_diagonal(case):
     np.testing.assert_allclose(compiled["residual"], traces["residual"], rtol=ROUNDING)
 
 
-def test_matvec_is_the_product_with_the_kernel(case):
+def test_the_operator_multiplies_and_has_the_diagonal_and_the_blocks_of_the_kernel(case):
     problem, apply, params, points, j = case
-    v = jax.random.normal(jax.random.key(2), (14,))
-    product = jax.jit(ntk.matvec(problem, apply, params, points))(v)
-    np.testing.assert_allclose(product, j @ (j.T @ v), rtol=ROUNDING, atol=ROUNDING * jnp.abs(j @ (j.T @ v)).max())
+    kernel, v = ntk.operator(problem, apply, params, points), jax.random.normal(jax.random.key(2), (14,))
+    exact = j @ j.T
+    assert (kernel.names, kernel.sizes) == (tuple(problem.conditions), (3, 2, 4, 5))
+    for product in (kernel.mv(v), kernel.linear()(v)):
+        assert error(product, exact @ v) <= ROUNDING
+    assert error(kernel.diagonal(), jnp.diag(exact)) <= ROUNDING
+    where = kernel.slices()
+    for a, b in (("initial", "initial"), ("initial", "residual"), ("residual", "initial")):
+        assert error(kernel[a, b], exact[where[a], where[b]]) <= ROUNDING
+    with pytest.raises(ValueError, match="A block is named by a pair"):
+        kernel["initial", "u"]
+
+
+def test_rectangles_against_other_points_other_terms_and_other_parameters_form_no_square(case, monkeypatch):
+    problem, apply, params, points, j = case
+    kernel = ntk.operator(problem, apply, params, points)
+    few = problem._replace(conditions={name: problem.conditions[name] for name in ("residual", "initial")})
+    elsewhere = few.sample(jax.random.key(5), {"residual": 2, "initial": 3})
+    monkeypatch.setattr(ntk._operator, "mirror", None)
+    for other in (params, jax.tree.map(lambda leaf: 1.1 * leaf, params)):
+        right = ntk.operator(few, apply, other, elsewhere)
+        exact = j @ jacobian(few, apply, other, elsewhere).T
+        for options in {}, {"batch_size": 2}:
+            assert error(kernel.cross(right, **options), exact) <= ROUNDING
+    with pytest.raises(ValueError, match="needs one network with one set of parameters"):
+        kernel.cross(right, method="structured")
+
+
+def test_another_coefficient_other_parameters_and_other_points_compile_nothing():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Reaction:
+        rate: jax.Array
+
+        def __call__(self, u):
+            return lambda x: laplacian(u)(x) + self.rate * u(x)
+
+    apply, params = plain()
+    compiled = (ntk._rows.jacobian_gram, ntk._rows.jacobian_diagonal, ntk._operator._product)
+    for function in compiled:
+        function.clear_cache()
+    for rate in (1.0, 2.0, 3.0):
+        condition = Condition(Reaction(jnp.asarray(rate)), lambda x, rate=rate: rate * x[0], box())
+        problem = Problem("reaction", {"r": condition}, (jnp.zeros(2), jnp.ones(2)))
+        points = problem.sample(jax.random.key(int(rate)), 4)
+        moved = jax.tree.map(lambda leaf, rate=rate: rate * leaf, params)
+        kernel, j = ntk.operator(problem, apply, moved, points), jacobian(problem, apply, moved, points)
+        assert error(kernel.dense().matrix, j @ j.T) <= ROUNDING
+        assert error(kernel.mv(jnp.ones(4)), j @ j.T @ jnp.ones(4)) <= ROUNDING
+        kernel.traces()
+    assert [function._cache_size() for function in compiled] == [1, 1, 1]
+
+
+def box():
+    return lambda key, n: jax.random.uniform(key, (n, 2))
+
+
+def value_problem(target_shape=()):
+    conditions = {"u": Condition(lambda u: u, lambda x: jnp.zeros(target_shape), box())}
+    return Problem("values", conditions, (jnp.zeros(2), jnp.ones(2)))
+
+
+def halves(params, x):
+    gate, value = jnp.split(jnp.tanh(x @ params["in"]) @ params["w"], 2)
+    return jnp.tanh(gate) @ value
+
+
+def looped(params, x):
+    layer = lambda h, _: (jnp.tanh(h @ params["w"]), None)
+    return jax.lax.scan(layer, jnp.tanh(x @ params["in"]), length=2)[0].sum()
+
+
+def looked_up(params, x):
+    return params["w"][jnp.array([0, 5, 7])] @ jnp.tanh(x @ params["in"]) @ jnp.arange(3.0)
+
+
+@pytest.mark.parametrize("apply", [halves, looped, looked_up])
+def test_what_the_structured_method_does_not_know_falls_back_to_the_plain_one(apply):
+    keys = jax.random.split(jax.random.key(0))
+    params = {"in": jax.random.normal(keys[0], (2, 320)), "w": jax.random.normal(keys[1], (320, 320)) / 18}
+    problem = value_problem()
+    points = problem.sample(jax.random.key(1), 3)
+    j = jacobian(problem, apply, params, points)
+    assert error(ntk.empirical(problem, apply, params, points).matrix, j @ j.T) <= ROUNDING
+    np.testing.assert_allclose(ntk.traces(problem, apply, params, points)["u"], (j**2).sum(), rtol=ROUNDING)
+
+
+def test_two_hundred_outputs_are_mapped_over(monkeypatch):
+    params = jax.random.normal(jax.random.key(0), (2, 200))
+    apply, problem = lambda params, x: jnp.tanh(x @ params), value_problem((200,))
+    points = problem.sample(jax.random.key(1), 2)
+    kernel = ntk.operator(problem, apply, params, points)
+    assert kernel.sizes == (400,)
+    slope = 1 - np.tanh(points["u"] @ params) ** 2  # The outputs share no parameter.
+    exact = np.einsum("iq,jq,ij,qr->iqjr", slope, slope, points["u"] @ points["u"].T, np.eye(200)).reshape(400, 400)
+    for options in {}, {"batch_size": 200}:
+        assert error(kernel.dense(**options).matrix, exact) <= ROUNDING
+    assert error(kernel.diagonal(), np.diag(exact)) <= ROUNDING
+    assert len(str(jax.make_jaxpr(ntk._rows.jacobian_diagonal)(kernel)).splitlines()) < 150  # Not one a component.
+
+
+def test_kernels_of_half_precision_are_summed_in_float32():
+    apply, params = plain()
+    problem = value_problem()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, problem.sample(jax.random.key(1), 40)))
+    exact = ntk.empirical(problem, apply, *jax.tree.map(lambda leaf: leaf.astype(float), half))
+    kernel = ntk.operator(problem, apply, *half)
+    for found, of in (
+        (kernel.dense().matrix, exact.matrix),
+        (kernel.diagonal(), exact.diagonal()),
+        (kernel.mv(jnp.ones(40, jnp.bfloat16)), exact.mv(jnp.ones(40))),
+    ):
+        assert found.dtype == jnp.float32
+        assert error(found, of) <= 1e-5
+
+
+def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(monkeypatch):
+    apply, params = plain()
+    problem = value_problem()
+    kernel = ntk.operator(problem, apply, params, {"u": jnp.ones((500, 2))})
+    monkeypatch.setattr(ntk._operator, "_memory", lambda: 3_000_000)
+    with pytest.raises(ValueError, match=r"500 x 500 rows takes 0.002 GB.*of 0.003 GB.  `ntk.operator` gives"):
+        kernel.dense()
+    assert kernel.mv(jnp.ones(500)).shape == (500,)
+    few = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), 50))
+    monkeypatch.setattr(ntk._operator, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
+    monkeypatch.setattr(ntk._rows, "jacobian_gram", counted := Counted(ntk._rows.jacobian_gram))
+    j = jacobian(problem, apply, params, {"u": few.points[0]})
+    assert error(few.dense().matrix, j @ j.T) <= ROUNDING
+    assert counted.calls > 1  # In batches.
+
+
+class Counted:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
+
+
+def test_a_row_that_is_not_finite_is_named_with_its_point():
+    root = lambda u: lambda x: jnp.sqrt(x[0]) * u(x)
+    problem = Problem(
+        "root",
+        {"r": Condition(root, lambda x: 0.0, box()), "u": value_problem().conditions["u"]},
+        value_problem().domain,
+    )
+    apply, params = plain()
+    points = {"r": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "u": jnp.ones((1, 2))}
+    for call in (ntk.empirical, ntk.traces):
+        with pytest.raises(ValueError, match=r"not finite: 1 of the 2 rows of 'r' are not, .* \[-0.3, 0.4\]"):
+            call(problem, apply, params, points)
+    kernel = ntk.operator(problem, apply, params, points)
+    with pytest.raises(ValueError, match="of the 2 rows of 'r' are not"):
+        kernel.only("u").cross(kernel)
+
+
+def test_terms_that_are_not_trained_are_known_to_the_kernel(case):
+    problem, apply, params, points, _ = case
+    aside = problem.conditions["initial"]._replace(trained=False)
+    problem = problem._replace(conditions=problem.conditions | {"initial": aside})
+    assert ntk.operator(problem, apply, params, points).untrained == ("initial",)
+    assert ntk.empirical(problem, apply, params, points).untrained == ("initial",)
 
 
 def test_a_vector_valued_condition_has_one_row_a_component():
@@ -192,7 +356,7 @@ CALLS = {
     "empirical": lambda *args: ntk.empirical(*args),
     "structured": lambda *args: ntk.empirical(*args, method="structured"),
     "traces": ntk.traces,
-    "matvec": ntk.matvec,
+    "operator": ntk.operator,
 }
 
 

@@ -1,0 +1,261 @@
+"""The kernel of a finite network: what multiplies vectors, and its matrix, traces and blocks."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, PyTree
+
+from pinn_analysis._functions import as_pytree, fails
+from pinn_analysis.ntk import _rows
+from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
+from pinn_analysis.ntk._rows import JacobianRows
+from pinn_analysis.problems import Apply, Problem, check
+
+METHODS = ("auto", "jacobian", "structured")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["operators", "apply", "params", "points"],
+    meta_fields=["names", "sizes", "untrained"],
+)
+@dataclasses.dataclass(frozen=True)
+class KernelOperator(JacobianRows):
+    """``K = J Jᵀ`` of a finite network, nothing of it formed; made by `operator`.
+
+    A pytree: a function compiled for it is not compiled again for other parameters, points or
+    coefficients of the same shapes.
+    """
+
+    def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+        """``v -> K v``, linearised once: for many products within one compiled function."""
+        with jax.default_matmul_precision("highest"):
+            values, push = jax.linearize(self.values, self.params)
+        pull = jax.linear_transpose(push, self.params)
+
+        def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
+            with jax.default_matmul_precision("highest"):
+                return push(pull(v.astype(values.dtype))[0])
+
+        return product
+
+    def mv(self, v: ArrayLike) -> Float[Array, " n"]:
+        """``K v``, one reverse and one forward derivative: memory O(n + p), beside the network's own."""
+        return _product(self, jnp.asarray(v))
+
+    def only(self, *names: str) -> "KernelOperator":
+        """The rows of these terms, in the order given."""
+        where = [self.names.index(name) for name in names]
+        return dataclasses.replace(
+            self,
+            operators=tuple(self.operators[i] for i in where),
+            points=tuple(self.points[i] for i in where),
+            names=names,
+            sizes=tuple(self.sizes[i] for i in where),
+            untrained=tuple(name for name in self.untrained if name in names),
+        )
+
+    def diagonal(self) -> Float[Array, " n"]:
+        """The entries ``K_kk``, squared norms of the rows: O(n p) time, and the memory of 32 rows.
+
+        For wide networks (as in `dense`) less than a training step on the same points, and no row is formed.
+
+        Raises:
+            ValueError: an entry is not finite.
+        """
+        parts = []
+        for term in (self.only(name) for name in self.names):
+            structured = _rows.structure_helps(term, _rows.structured_diagonal)
+            parts.append((_rows.structured_diagonal if structured else _rows.jacobian_diagonal)(term))
+        diagonal = jnp.concatenate(parts)
+        self._check_finite(diagonal)
+        return diagonal
+
+    def __getitem__(self, pair: tuple[str, str]) -> Float[Array, "n_i n_j"]:
+        """The block ``K_ij``, without the others."""
+        self.check_pair(pair)
+        i, j = (self.only(name) for name in pair)
+        return i.dense().matrix if pair[0] == pair[1] else i.cross(j)
+
+    def cross(
+        self, other: "KernelOperator", *, method: str = "auto", batch_size: int | None = None
+    ) -> Float[Array, "n m"]:
+        """``J J'ᵀ`` with the rows ``J'`` of another operator: of other points, other terms, other parameters.
+
+        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`; the
+        structured method needs the same network and parameters on both sides.
+
+        Raises:
+            ValueError: as `dense`, of either side; two networks for ``method="structured"``.
+        """
+        gram, left, right = _plan(self, other, method, batch_size)
+        matrix = jnp.block([[gram(a, b) for b in right] for a in left])
+        if fails(jnp.isfinite(matrix).all()):
+            self.diagonal(), other.diagonal()  # One of them raises what is wrong.
+        return matrix
+
+    def dense(self, *, method: str = "auto", batch_size: int | None = None) -> KernelBlocks:
+        """The kernel as a matrix; options are as of `empirical`.
+
+        Raises:
+            ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
+                an entry of it is not finite.
+        """
+        gram, parts, _ = _plan(self, None, method, batch_size)
+        rows = [[gram(a, None if i == j else b) for j, b in enumerate(parts[: i + 1])] for i, a in enumerate(parts)]
+        matrix = mirror(rows)
+        self._check_finite(jnp.diagonal(matrix))
+        return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
+
+    def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
+        if not fails(jnp.isfinite(diagonal).all()):
+            return
+        for name, part, x in zip(self.names, self.split(diagonal).values(), self.points, strict=True):
+            if not jnp.isfinite(part).all():
+                row = int(jnp.argmin(jnp.isfinite(part)))
+                raise ValueError(
+                    f"The kernel is not finite: {int((~jnp.isfinite(part)).sum())} of the {len(part)} rows of {name!r} "
+                    f"are not, first at the point {x[row * len(x) // len(part)].tolist()}.  There the operator or the "
+                    "network has no derivative with respect to the parameters (1/0, the root of 0 or less), or it "
+                    "overflows: move the point, or mend the function there."
+                )
+
+
+def operator(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> KernelOperator:
+    """The kernel ``J Jᵀ`` of a finite network at ``params``, nothing of it formed (NTK paper, Lemma 3.1).
+
+    It multiplies vectors, gives diagonal and traces, single blocks and blocks against other points,
+    and the whole as a matrix.  Numbers of half precision are taken as float32.
+
+    Args:
+        problem: its operators give the rows; targets do not matter.
+        apply: ``apply(params, x)``, any function of any pytree of floating-point arrays.
+        params: the parameters that the rows are derivatives with respect to.
+        points: ``(n_i, d)`` for each condition.
+
+    Raises:
+        ValueError: see `problems.check`.
+    """
+    checked = check(problem, apply, params, points)
+    names = tuple(problem.conditions)
+    operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
+    params, x = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)),
+        (params, tuple(checked[name] for name in names)),
+    )
+    apply = as_pytree(apply)
+    sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
+    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem))
+
+
+def empirical(
+    problem: Problem,
+    apply: Apply,
+    params: PyTree,
+    points: Mapping[str, ArrayLike],
+    *,
+    method: str = "auto",
+    batch_size: int | None = None,
+) -> KernelBlocks:
+    """The matrix of `operator`, all blocks, with the same arguments.
+
+    Args:
+        problem: see `operator`, as for the next three.
+        apply: the network.
+        params: its parameters.
+        points: ``(n_i, d)`` for each condition.
+        method: ``"jacobian"`` multiplies out the Jacobian: O(n p) memory, O(n² p) time.
+            ``"structured"`` uses neural-tangents' structured derivatives, which know the
+            rank-one rows of dense layers: O(n² w) a layer of width ``w``, without the
+            Jacobian.  ``"auto"`` takes the second where it pays (a matrix among the parameters
+            has 100,000 entries or more), neural-tangents is installed, and knows the network.
+        batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
+            numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
+
+    Raises:
+        ValueError: see `problems.check` and `KernelOperator.dense`.
+    """
+    return operator(problem, apply, params, points).dense(method=method, batch_size=batch_size)
+
+
+def traces(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """``tr K_ii`` of each term, as of `operator`; traceable, so it can stand in a training loop.
+
+    Raises:
+        ValueError: see `problems.check` and `KernelOperator.diagonal`.
+    """
+    return operator(problem, apply, params, points).traces()
+
+
+def row_counts(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, int]:
+    """Rows that each term has in the kernel: its points times the components of its operator."""
+    kernel = operator(problem, apply, params, points)
+    return dict(zip(kernel.names, kernel.sizes, strict=True))
+
+
+@jax.jit
+def _product(kernel: KernelOperator, v: Float[Array, " n"]) -> Float[Array, " n"]:
+    return kernel.linear()(v)
+
+
+def _plan(
+    left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
+) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
+    """How to multiply rows out, and the parts of both sides to do it with."""
+    if method not in METHODS:
+        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    other = left if right is None else right
+    n, m, itemsize, memory = sum(left.sizes), sum(other.sizes), _itemsize(left), _memory()
+    if 2 * n * m * itemsize > memory:
+        raise ValueError(
+            f"A kernel of {n} x {m} rows takes {n * m * itemsize / 1e9:.3g} GB, and twice that while it is made, "
+            f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
+            "it, `spectra.extreme_eigenvalues` and `spectra.density` its spectrum; or take fewer points."
+        )
+    same = right is None or _same_network(left, right)
+    if method == "structured" and not same:
+        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
+    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
+    if method == "auto" and same:
+        helps = all(_rows.structure_helps(t, _rows.structured_gram, None) for side in terms.values() for t in side)
+        method = "structured" if helps else "jacobian"
+    if method == "structured":
+        gram = _rows.structured_gram
+    else:
+        gram, most = _rows.jacobian_gram, memory // (8 * max(left.parameters(), 1) * itemsize)
+        if batch_size is None and n + m <= most:
+            return gram, [left], [other]
+        batch_size = batch_size or max(1, most)
+    batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
+    return gram, *batches
+
+
+def _batches(term: KernelOperator, batch_size: int | None) -> list[KernelOperator]:
+    """One term in parts of at most ``batch_size`` rows, and at least a point."""
+    (x,), components = term.points, term.sizes[0] // len(term.points[0])
+    step = len(x) if batch_size is None else max(1, batch_size // components)
+    parts = (x[i : i + step] for i in range(0, len(x), step))
+    return [dataclasses.replace(term, points=(part,), sizes=(len(part) * components,)) for part in parts]
+
+
+def _same_network(left: KernelOperator, right: KernelOperator) -> bool:
+    a, b = (jax.tree.flatten((side.apply, side.params)) for side in (left, right))
+    return a[1] == b[1] and all(x is y for x, y in zip(a[0], b[0], strict=True))
+
+
+def _itemsize(kernel: KernelOperator) -> int:
+    return jnp.result_type(*jax.tree.leaves(kernel.params)).itemsize
+
+
+def _memory() -> int:
+    """Bytes of the device that kernels are computed on."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

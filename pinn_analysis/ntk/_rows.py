@@ -1,0 +1,195 @@
+"""Rows of Jacobians multiplied out, by two methods, for operators of one term or several.
+
+Everything here is compiled, for any parameters, points and coefficients of the same shapes.
+``right=None`` stands for the rows of ``left`` once more.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PyTree
+
+from pinn_analysis import _neural_tangents
+from pinn_analysis.ntk._blocks import Rows
+from pinn_analysis.operators import Operator
+from pinn_analysis.problems import Apply
+
+FEW = 8  # Components with a pullback of their own; more are mapped over.
+POINTS = 32  # Points at a time, of which a diagonal keeps the rows.
+
+
+@dataclasses.dataclass(frozen=True)
+class JacobianRows(Rows):
+    """The rows ``∂L_i u(x)/∂θ`` of each term ``i`` and point, none of them formed.
+
+    Attributes:
+        operators: ``L_i`` of each term.
+        apply: ``apply(params, x)``.
+        params: where the derivatives are taken.
+        points: ``(n_i, d)`` of each term.
+        names: the loss terms, in the order of the rows.
+        sizes: number of rows of each term.
+        untrained: the terms that training does not take in.
+    """
+
+    operators: tuple[Operator, ...]
+    apply: Apply
+    params: PyTree
+    points: tuple[Array, ...]
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    untrained: tuple[str, ...] = ()
+
+    def values(self, params: PyTree) -> Float[Array, " n"]:
+        """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
+        pairs = zip(self.operators, self.points, strict=True)
+        return jnp.concatenate([jax.vmap(outputs(o, self.apply, params))(x).ravel() for o, x in pairs])
+
+    def parameters(self) -> int:
+        """The length of a row."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+
+def outputs(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], Array]:
+    """``x -> L u(x; params)`` as a vector, ``(q,)``."""
+    left = operator(functools.partial(apply, params))
+    return lambda x: jnp.ravel(left(x))
+
+
+def components(operator: Operator, apply: Apply, params: PyTree, points: Array) -> int:
+    """How many rows a term has per point."""
+    point = jax.ShapeDtypeStruct(points.shape[1:], points.dtype)
+    return jax.eval_shape(_value, operator, apply, params, point).size
+
+
+@jax.jit  # So that it is traced once.
+def _value(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
+    return outputs(operator, apply, params)(x)
+
+
+def _row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], PyTree]:
+    """``x -> ∂L u(x)/∂θ``, leaves ``(q, ...)``.
+
+    One pullback for each of few components: `jax.jacrev` would map over them, which keeps XLA
+    from fusing the outer products and costs six times as much at width 512.
+    """
+
+    def gradients(x: Array) -> PyTree:
+        value, pullback = jax.vjp(lambda params: outputs(operator, apply, params)(x), params)
+        basis = jnp.eye(value.size, dtype=value.dtype)
+        if value.size > FEW:
+            return jax.vmap(pullback)(basis)[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[pullback(e)[0] for e in basis])
+
+    return gradients
+
+
+@jax.jit
+def jacobian_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
+    """``J Jᵀ``: the Jacobian multiplied out."""
+
+    def rows(kernel: JacobianRows) -> list[Array]:
+        each = [
+            jax.tree.leaves(jax.vmap(_row_gradients(operator, kernel.apply, kernel.params))(x))
+            for operator, x in zip(kernel.operators, kernel.points, strict=True)
+        ]
+        return [
+            jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves])
+            for leaves in zip(*each, strict=True)
+        ]
+
+    with jax.default_matmul_precision("highest"):
+        a = rows(left)
+        b = a if right is None else rows(right)
+        return sum(leaf_a @ leaf_b.T for leaf_a, leaf_b in zip(a, b, strict=True))
+
+
+@jax.jit
+def jacobian_diagonal(kernel: JacobianRows) -> Array:
+    """Squared norms of the rows of one term."""
+    (operator,), (points,) = kernel.operators, kernel.points
+
+    def squared_norms(x: Array) -> Array:
+        jacobian = _row_gradients(operator, kernel.apply, kernel.params)(x)
+        return sum(jnp.sum(leaf.reshape(len(leaf), -1) ** 2, 1) for leaf in jax.tree.leaves(jacobian))
+
+    components = kernel.sizes[0] // len(points)
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(squared_norms, points, batch_size=max(1, POINTS // components)).ravel()
+
+
+@jax.jit
+def structured_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
+    """The same for one term on each side, by neural-tangents' structured derivatives.
+
+    It takes one function of both points.  Where the operators differ that is both, one after the
+    other, and the block of the first against the second is a quarter of what is computed.
+    """
+    other = left if right is None else right
+    operators = left.operators + other.operators
+    if right is None or operators[0] == operators[1]:
+        operators = left.operators
+    kernel = _structured_kernel(operators, left)
+    with jax.default_matmul_precision("highest"):
+        block = kernel(left.points[0], None if right is None else right.points[0], left.params)
+    q_left, q_right = (side.sizes[0] // len(side.points[0]) for side in (left, other))
+    block = block[:, :, :q_left, -q_right:].swapaxes(1, 2)
+    return block.reshape(left.sizes[0], other.sizes[0])
+
+
+@jax.jit
+def structured_diagonal(kernel: JacobianRows) -> Array:
+    """Squared norms of the rows of one term, of which none is formed."""
+    both = _structured_kernel(kernel.operators, kernel)
+
+    def squared_norms(x: Array) -> Array:
+        return jnp.diagonal(both(x[None], None, kernel.params)[0, 0])
+
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(squared_norms, kernel.points[0], batch_size=4 * POINTS).ravel()
+
+
+def structure_helps(kernel: JacobianRows, compiled: Callable, *args: JacobianRows | None) -> bool:
+    """Whether the structured method pays for a term, and neural-tangents has rules for all it consists of.
+
+    Where a rule is missing it raises, or forms the Jacobian of one primitive, a matrix by a matrix:
+    then some array is larger than the rows that the method is there to avoid.
+    """
+    if max(leaf.size for leaf in jax.tree.leaves(kernel.params)) < 100_000 or not _neural_tangents.installed():
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No Jacobian rule found")
+            largest = max(_sizes(compiled.trace(kernel, *args).jaxpr.jaxpr))
+    except NotImplementedError:
+        return False
+    return largest <= kernel.sizes[0] * kernel.parameters()
+
+
+def _sizes(jaxpr: jax.extend.core.Jaxpr) -> Iterator[int]:
+    """Numbers of entries of the arrays that a program computes."""
+    for equation in jaxpr.eqns:
+        yield from (getattr(variable.aval, "size", 0) for variable in equation.outvars)
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from _sizes(inner)
+
+
+def _structured_kernel(operators: tuple[Operator, ...], like: JacobianRows) -> Callable:
+    """``(x (n, d), y, params) -> (n, m, q, q)``, by neural-tangents' structured derivatives."""
+    nt = _neural_tangents.load()
+
+    def batch(params: PyTree, x: Array) -> Array:
+        fields = [outputs(operator, like.apply, params) for operator in operators]
+        return jax.vmap(lambda z: jnp.concatenate([f(z) for f in fields]))(x)
+
+    return nt.empirical_ntk_fn(
+        batch, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES
+    )

@@ -1,0 +1,168 @@
+"""Dense spectra: of a kernel, of its blocks, and of a kernel as weighted training sees it."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from pinn_analysis._functions import fails
+from pinn_analysis.ntk import KernelBlocks, KernelOperator
+from pinn_analysis.problems import check_weights
+
+
+class Eigenvalues(NamedTuple):
+    """Eigenvalues, descending.
+
+    Attributes:
+        terms: of the block ``K_ii`` of each term.
+        whole: of the whole kernel, ``(n,)``.
+    """
+
+    terms: dict[str, Array]
+    whole: Float[Array, " n"]
+
+
+def eigenvalues(kernel: KernelBlocks) -> Eigenvalues:
+    """Eigenvalues, descending, of the block of each term and of the whole.  O(n³).
+
+    The kernel of infinitely many points is an integral operator; its eigenvalues are about
+    those of ``K_ii / n_i``.
+    """
+    values = lambda matrix: jnp.linalg.eigvalsh(matrix)[::-1]
+    return Eigenvalues({name: values(kernel[name, name]) for name in kernel.names}, values(kernel.matrix))
+
+
+def modes(kernel: KernelBlocks, name: str) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues of the block ``K_ii``, descending, and their eigenvectors, one per column."""
+    values, vectors = jnp.linalg.eigh(kernel[name, name])
+    return values[::-1], vectors[:, ::-1]
+
+
+def effective_rank(values: Float[Array, " n"]) -> Float[Array, ""]:
+    """``Σλ / max λ`` of the eigenvalues: how many modes share the trace, from 1 to ``n``."""
+    return values.sum() / values.max()
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["kernel", "scale", "values", "modes"], meta_fields=["idle"]
+)
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Eigendecomposition of ``S = D^½ K D^½``, ascending, ``D = diag(λ_i / n_i)``; made by `spectrum`.
+
+    Attributes:
+        kernel: the kernel ``K``.
+        scale: diagonal of ``D^½``, ``(n,)``.
+        values: eigenvalues ``Λ`` of ``S``; those within rounding of zero are zero.
+        modes: orthonormal eigenvectors of ``S``, one per column: parts of ``D^½ r``.
+        idle: the terms whose weight is zero or, while a function is traced, unknown.
+    """
+
+    kernel: KernelBlocks
+    scale: Float[Array, " n"]
+    values: Float[Array, " n"]
+    modes: Float[Array, "n n"]
+    idle: tuple[str, ...]
+
+    @property
+    def rates(self) -> Float[Array, " n"]:
+        """Decay rate ``2 Λ`` of each mode under gradient flow, ascending, in 1/time."""
+        return 2 * self.values
+
+    @property
+    def lost(self) -> Array:
+        """How many modes are within rounding of zero, in the precision of the kernel.
+
+        Such a mode counts as one that never moves.  Some do: where there are more rows than
+        parameters, say.  What float32 loses and float64 does not, moves slowly.
+        """
+        return (self.values == 0).sum() - (self.scale == 0).sum()
+
+    @property
+    def max_learning_rate(self) -> Float[Array, ""]:
+        """``1 / max Λ``: the largest step with which gradient descent does not diverge."""
+        return jnp.where(self.values[-1] > 0, 1 / _positive(self.values[-1]), jnp.inf)
+
+    def amplitudes(self, r: Mapping[str, ArrayLike]) -> Float[Array, "... n"]:
+        """How much of each mode there is in residuals: ``Vᵀ D^½ r``, in the order of `values`."""
+        return jnp.matmul(self.kernel.join(r) * self.scale, self.modes, precision="highest")
+
+    def evolve(
+        self, r0: Mapping[str, ArrayLike], decay: Array, integral: Array, names: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Residuals, by term, when every mode has shrunk by a factor of its own.
+
+        Args:
+            r0: residuals at the start.
+            decay: the factors, ``(..., n)``.
+            integral: of the factors over time, ``(..., n)``, from which terms of weight zero are
+                dragged; for steps, their sum times the learning rate.
+            names: the terms wanted, by default all.
+
+        Raises:
+            ValueError: parts of ``r0`` that do not fit the kernel.
+        """
+        amplitudes, where = self.amplitudes(r0), self.kernel.slices()
+        multiply = functools.partial(jnp.matmul, precision="highest")
+
+        def part(name: str) -> Array:
+            rows = where[name]
+            scale = self.scale[rows]
+            trained = multiply(decay * amplitudes, self.modes[rows].T) / _positive(scale)
+            if name not in self.idle:
+                return trained
+            moved = multiply(integral * amplitudes, self.modes.T) * self.scale
+            dragged = jnp.asarray(r0[name]) - 2 * multiply(moved, self.kernel.matrix[:, rows])
+            return jnp.where(scale > 0, trained, dragged)
+
+        return {name: part(name) for name in names or where}
+
+
+def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayLike] | None = None) -> Spectrum:
+    """Diagonalise a kernel as training with ``Σ_i λ_i mean(r_i²)`` sees it.  O(n³), once.
+
+    It computes in float64 where x64 is on, whatever the kernel's precision; what the kernel has lost
+    to rounding (`Spectrum.lost`) does not come back.  Traceable, and so is all that is made of it.
+
+    Args:
+        kernel: of a network, finite or infinite.
+        weights: ``λ_i`` by term, 1 if not given; 0 for terms that are not trained, unless given.
+
+    Raises:
+        ValueError: weights that are negative or not finite, miss a term or name an unknown one;
+            a kernel in half precision, or not positive semidefinite beyond rounding.
+    """
+    kernel = kernel.dense()
+    weights = {name: 1.0 for name in kernel.names if name not in kernel.untrained} if weights is None else weights
+    weights = dict.fromkeys(kernel.untrained, 0.0) | dict(weights)
+    if set(weights) != set(kernel.names):
+        raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
+    check_weights(weights)
+    precision = kernel.matrix.dtype
+    if jnp.finfo(precision).bits < 32:
+        raise ValueError(f"Eigenvalues of a kernel in {precision} are rounding; make it in float32 or float64.")
+    dtype = jnp.promote_types(precision, jnp.result_type(float))
+    squares = {name: jnp.asarray(weights[name], dtype) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
+    scale = jnp.sqrt(kernel.repeat(squares))
+    values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
+    # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
+    rounding = len(values) * jnp.finfo(precision).eps * jnp.abs(values).max()
+    if fails(values[0] >= -rounding):
+        raise ValueError(
+            f"The kernel is not positive semidefinite: its eigenvalues, weighted, go from {values[0]:.3g} to "
+            f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
+            "at one set of points; `ntk.empirical` and `ntk.infinite` make such."
+        )
+    idle = tuple(name for name in kernel.names if isinstance(weights[name], jax.core.Tracer) or weights[name] == 0)
+    return Spectrum(kernel, scale, jnp.where(values > rounding, values, 0), vectors, idle)
+
+
+def _positive(x: Array) -> Array:
+    """``x`` with 1 for 0, for the branch of a `where` that is not taken."""
+    return jnp.where(x > 0, x, 1)

@@ -1,0 +1,459 @@
+"""Situations that users of such tools meet, from public reports: the right number, or an error that helps.
+
+Row by row, the numbers are those of the reports' table.  Rows about optimisers, checkpoints, spectra
+and the limit of infinite width stand in the tests of those modules.
+"""
+
+import functools
+import re
+
+import equinox as eqx
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+from pinn_analysis import curvature, gradients, ntk, training, weighting
+from pinn_analysis.networks import Network, mlp
+from pinn_analysis.operators import identity, laplacian, partial
+from pinn_analysis.problems import (
+    Condition,
+    Problem,
+    box,
+    check,
+    data,
+    explain_not_finite,
+    faces,
+    grid,
+    poisson_1d,
+    relative_l2_error,
+    test_points,
+)
+
+UNIT = jnp.zeros(1), jnp.ones(1)
+SQUARE = jnp.zeros(2), jnp.ones(2)
+POISSON = poisson_1d(a=1)
+POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.array([[0.2], [0.4], [0.7]])}
+NETWORK = mlp((1, 8, 1), bias_std=0.5)
+PARAMS = NETWORK.init(jax.random.key(0))
+
+
+def zero(x):
+    return jnp.zeros((), x.dtype)
+
+
+def problem_of(operator, target=zero, domain=UNIT):
+    return Problem("mine", {"term": Condition(operator, target, box(*domain))}, domain)
+
+
+def train(problem, apply, params, points):
+    network = Network(lambda key: params, apply, None)
+    return training.train(problem, network, key=jax.random.key(0), steps=1, points=points, progress=False)
+
+
+def annealed(problem, apply, params, points):
+    rule = weighting.grad_norm()
+    return rule.update(rule.init(problem), problem, apply, params, points)[0]
+
+
+# Every entry that takes a problem and a network.
+DOORS = {
+    "check": check,
+    "residuals": lambda problem, apply, params, points: problem.residuals(functools.partial(apply, params), points),
+    "empirical": ntk.empirical,
+    "traces": ntk.traces,
+    "operator": ntk.operator,
+    "by_term": gradients.by_term,
+    "hessian": curvature.hessian,
+    "matvecs": curvature.matvecs,
+    "weighting": annealed,
+    "train": train,
+}
+every_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+
+
+class Dense(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(1, param_dtype=float)(jnp.tanh(linen.Dense(8, param_dtype=float)(x)))
+
+
+def flax_dense():
+    model = Dense()
+    return model.apply, model.init(jax.random.key(0), jnp.ones(1))
+
+
+def equinox_out_size():
+    model = eqx.nn.MLP(1, 1, 8, 1, activation=jnp.tanh, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    return lambda params, x: eqx.combine(params, static)(x), params
+
+
+# 1
+
+
+@pytest.mark.parametrize("make", [flax_dense, equinox_out_size])
+def test_a_network_with_a_value_of_one_component_is_a_scalar_one_everywhere(make):
+    apply, params = make()
+    scalar = lambda params, x: apply(params, x)[0]
+    assert apply(params, jnp.ones(1)).shape == (1,)
+    for door in ("residuals", "traces", "by_term"):
+        one, other = (DOORS[door](POISSON, f, params, POINTS) for f in (apply, scalar))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    x = grid(POISSON, 50)
+    field, exact = functools.partial(apply, params), functools.partial(scalar, params)
+    for u, v in ((field, exact), (exact, field), (field, field)):
+        assert relative_l2_error(u, v, x) == 0
+    off = relative_l2_error(field, POISSON.solution, x)
+    np.testing.assert_allclose(off, relative_l2_error(exact, POISSON.solution, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 1), (50,)])
+def test_an_error_between_values_of_different_shapes_is_refused(shape):
+    field = lambda x: jnp.broadcast_to(POISSON.solution(x), shape)
+    with pytest.raises(ValueError, match=rf"got \({', '.join(map(str, shape))},?\) and \(\)"):
+        relative_l2_error(field, POISSON.solution, grid(POISSON, 50))
+
+
+# 2
+
+
+@every_door
+def test_a_target_with_more_components_than_its_operator_is_refused_with_both_shapes(door):
+    problem = problem_of(partial(0), target=lambda x: jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"'term' has values of shape \(\).*its target of shape \(2,\)"):
+        door(problem, NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+
+
+# 4
+
+
+def test_the_error_is_taken_on_a_domain_with_a_hole_where_the_solution_is_singular():
+    low, high = -jnp.ones(2), jnp.ones(2)
+
+    def ring(key, n):
+        angle, radius = jax.random.uniform(
+            key, (2, n), minval=jnp.array([[0.0], [0.5]]), maxval=jnp.array([[6.3], [1]])
+        )
+        return radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+
+    def solution(x):
+        return jnp.log(x @ x) / 2
+
+    problem = Problem("ring", {"residual": Condition(laplacian, zero, ring)}, (low, high), solution, test=ring)
+    x = test_points(problem)
+    assert x.shape == (10_000, 2) and ((x**2).sum(1) > 0.24).all()
+    np.testing.assert_allclose(relative_l2_error(lambda x: 1.25 * solution(x), solution, x), 0.25, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"not finite at point 4, x = \[0.0, 0.0\]"):
+        relative_l2_error(solution, solution, grid(problem, 3))
+
+
+# 5
+
+
+def wave_function(params, x):
+    """Schroedinger's field as a complex number."""
+    both = jnp.tanh(x @ params["w"]) @ params["v"]
+    return both[0] + 1j * both[1]
+
+
+COMPLEX = {"w": jax.random.normal(jax.random.key(0), (1, 6)), "v": jax.random.normal(jax.random.key(1), (6, 2))}
+
+
+@every_door
+def test_complex_residuals_are_refused_with_the_way_to_write_them(door):
+    with pytest.raises(ValueError, match=r"operator of 'term' has complex values; return \(re, im\)"):
+        door(problem_of(identity), wave_function, COMPLEX, {"term": POINTS["residual"]})
+
+
+def test_real_and_imaginary_part_as_components_give_the_kernel_and_the_loss_of_the_modulus():
+    def as_two(params, x):
+        z = wave_function(params, x)
+        return jnp.stack([z.real, z.imag])
+
+    def modulus(u):  # |u|² of a complex field is real, and welcome.
+        return lambda x: jnp.abs(u(x)) ** 2
+
+    x = POINTS["residual"]
+    problem = problem_of(identity, target=lambda x: jnp.zeros(2))
+    flat, unravel = ravel_pytree(COMPLEX)
+    z = lambda flat: jax.vmap(lambda x: wave_function(unravel(flat), x))(x)
+    jac = jnp.stack([jax.jvp(z, (flat,), (e,))[1] for e in jnp.eye(flat.size)], -1)
+    K = ntk.empirical(problem, as_two, COMPLEX, {"term": x}).matrix.reshape(3, 2, 3, 2)
+    np.testing.assert_allclose(jnp.einsum("iaja->ij", K), (jac @ jac.conj().T).real, rtol=1e-10)
+    loss = problem.losses(functools.partial(as_two, COMPLEX), {"term": x})["term"]
+    np.testing.assert_allclose(2 * loss, jnp.mean(jnp.abs(z(flat)) ** 2), rtol=1e-12)
+    real = problem_of(modulus).losses(functools.partial(wave_function, COMPLEX), {"term": x})["term"]
+    np.testing.assert_allclose(real, jnp.mean(jnp.abs(z(flat)) ** 4), rtol=1e-12)
+
+
+# 9
+
+
+def field_of(params, x):
+    return params["c"] * (1 + x[0] * x[1])
+
+
+CENTRE = jnp.array([[0.5, 0.5], [0.0, 0.25], [0.0, 0.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "operator, target, apply, c, message",
+    [
+        (
+            lambda u: lambda x: u(x) / jnp.linalg.norm(x),
+            zero,
+            field_of,
+            1.0,
+            r"point 2 \(x = \[0.0, 0.0\]\), the operator .* inf; so at 1 of 4",
+        ),
+        (lambda u: lambda x: jnp.sqrt(u(x)), zero, field_of, -1.0, r"point 0 .*the operator .* nan; so at 4 of 4"),
+        (identity, lambda x: jnp.log(x[1]), field_of, 1.0, r"point 2 .*the target .* -inf; so at 1 of 4"),
+        (identity, zero, lambda p, x: p["c"] / x[0], 1.0, r"point 1 .*the value of the network .* inf; so at 2 of 4"),
+        (lambda u: lambda x: jnp.sqrt(u(x) - 1), zero, field_of, 1.0, r"point 1 .*the gradient .* inf; so at 2 of 4"),
+        (lambda u: lambda x: 1e200 * u(x), zero, field_of, 1.0, "finite at all points, up to 2e.200 and 2e.200"),
+    ],
+    ids=["1/r", "root of a negative field", "target", "network", "root of zero", "overflow of a sum"],
+)
+def test_what_is_not_finite_is_found_with_its_term_and_its_point(operator, target, apply, c, message):
+    problem = problem_of(operator, target, SQUARE)
+    found = explain_not_finite(problem, apply, {"c": jnp.array(c)}, {"term": CENTRE})
+    assert re.search(message, found), found
+
+
+# 16
+
+
+@every_door
+def test_a_network_that_takes_a_batch_is_refused_with_the_mend(door):
+    def batched(params, x):
+        n, d = x.shape
+        return jax.vmap(functools.partial(NETWORK.apply, params))(x)
+
+    with pytest.raises(ValueError, match=r"takes a batch.*apply\(params, x\[None\]\)\[0\]"):
+        door(POISSON, batched, PARAMS, POINTS)
+    mended = lambda params, x: batched(params, x[None])[0]
+    assert check(POISSON, mended, PARAMS, POINTS).keys() == POINTS.keys()
+
+
+@every_door
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (lambda u: jnp.stack([u, u]), r"of shape \(2,\), its target of shape \(\).*apply\(params, x\)\[0\]"),
+        (lambda u: u[None, None], r"of shape \(1, 1\), its target of shape \(\).*\.reshape"),
+        (lambda u: (u, {}), "network must return one array at a point, got tuple"),
+    ],
+    ids=["two outputs", "one in a matrix", "with a state"],
+)
+def test_a_network_with_a_value_of_another_kind_is_refused_with_the_mend(door, value, message):
+    with pytest.raises(ValueError, match=message):
+        door(problem_of(identity), lambda p, x: value(NETWORK.apply(p, x)), PARAMS, {"term": POINTS["residual"]})
+
+
+@every_door
+def test_an_operator_that_wants_more_components_than_there_are_says_whose_they_are(door):
+    with pytest.raises(ValueError, match=r"operator of 'term' cannot .* network with values of shape \(\)"):
+        door(problem_of(lambda u: lambda x: u(x)[1]), NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+
+
+# 17
+
+
+@pytest.mark.parametrize("whole", [[[0], [1]], np.array([[0], [1]]), jnp.array([[False], [True]])])
+def test_points_as_whole_numbers_and_as_lists_are_floats(whole):
+    points = check(POISSON, NETWORK.apply, PARAMS, {"residual": whole, "boundary": whole})
+    for x in points.values():
+        assert x.dtype == float and x.tolist() == [[0.0], [1.0]]
+    single = jnp.ones((1, 1), jnp.float32)  # Floats keep their precision.
+    assert check(POISSON, NETWORK.apply, PARAMS, POINTS | {"boundary": single})["boundary"].dtype == jnp.float32
+    assert relative_l2_error(lambda x: 2 * x[0], lambda x: x[0], [[0], [1]]) == 1
+
+
+@pytest.mark.parametrize("door", ["residuals", "traces", "by_term"])
+def test_points_as_lists_of_whole_numbers_give_what_floats_give(door):
+    got = DOORS[door](POISSON, NETWORK.apply, PARAMS, {"boundary": POINTS["boundary"], "residual": [[0], [1]]})
+    want = DOORS[door](POISSON, NETWORK.apply, PARAMS, dict.fromkeys(POINTS, POINTS["boundary"]))
+    leaves = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    assert all(np.allclose(a, b, rtol=1e-12) for a, b in leaves)
+
+
+@pytest.mark.parametrize("points", [[[0], [1, 2]], [["here"]], [[1j]], [0.0, 1.0]])
+def test_points_that_are_no_table_of_numbers_are_refused(points):
+    with pytest.raises(ValueError, match=r"'boundary' .*\(n, 1\)"):
+        check(POISSON, NETWORK.apply, PARAMS, POINTS | {"boundary": points})
+
+
+# 18
+
+
+class WithDropout(nnx.Module):
+    def __init__(self):
+        self.first = nnx.Linear(1, 8, rngs=nnx.Rngs(0))
+        self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(1))  # A key, and how often it was used.
+
+    def __call__(self, x):
+        return self.drop(jnp.tanh(self.first(x)), deterministic=True).sum()
+
+
+def test_keys_and_counters_among_the_parameters_are_refused_with_the_word_for_each_library():
+    graph, state = nnx.split(WithDropout())
+    apply = lambda params, x: nnx.merge(graph, params)(x)
+    with pytest.raises(ValueError, match=r"nnx.split\(model, nnx.Param, ...\)"):
+        check(POISSON, apply, state, POINTS)
+    graph, params, rest = nnx.split(WithDropout(), nnx.Param, ...)
+    check(POISSON, lambda params, x: nnx.merge(graph, params, rest)(x), params, POINTS)
+    with pytest.raises(ValueError, match="has none"):
+        check(POISSON, lambda params, x: x[0], {}, POINTS)
+
+
+# 20
+
+
+@pytest.mark.parametrize("d, n", [(10, 16), (100, 128), (2, 6)])
+def test_every_face_of_a_box_has_the_same_chance_whatever_the_batch(d, n):
+    draws = 400
+    sample = faces(jnp.zeros(d), jnp.ones(d))
+    x = jax.vmap(lambda key: sample(key, n))(jax.random.split(jax.random.key(0), draws))
+    counts = np.stack([(x == 0).sum(1), (x == 1).sum(1)])  # Side, draw, axis.
+    assert counts.sum() == n * draws and counts.max() - counts.min() == 1
+    mean, share = n / (2 * d), n / (2 * d) % 1  # In every draw the one number or the other.
+    np.testing.assert_allclose(counts.mean(1), mean, atol=5 * np.sqrt(share * (1 - share) / draws))
+
+
+# 21
+
+
+def test_several_noisy_readings_at_one_place_are_fitted_by_their_weighted_mean():
+    x = jnp.array([[0.0], [0.0], [0.0], [1.0]])
+    y, sigma = jnp.array([1.0, 3.0, 5.0, 7.0]), jnp.array([1.0, 1.0, 2.0, 1.0])
+    readings = data(x, y, noise=sigma)
+    problem = Problem("readings", {"data": readings}, UNIT)
+    points = problem.sample(jax.random.key(0), 4)
+    assert sorted(points["data"].tolist()) == sorted(jnp.column_stack([x, y, sigma]).tolist())
+    apply = lambda params, x: params[0] + params[1] * x[0]
+    J = jax.jacobian(problem.rows(apply, points))(jnp.zeros(2))
+    fit = jnp.linalg.lstsq(J, -problem.rows(apply, points)(jnp.zeros(2)))[0]
+    at_zero = (1 / 1 + 3 / 1 + 5 / 4) / (1 + 1 + 1 / 4)  # Weights 1/σ².
+    np.testing.assert_allclose(fit, [at_zero, 7 - at_zero], rtol=1e-10)
+    np.testing.assert_allclose(ntk.empirical(problem, apply, fit, points).matrix, J @ J.T, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n, least", [(3, 0), (5, 1), (13, 2)])
+def test_readings_are_dealt_out_in_random_order(n, least):
+    readings = data(jnp.arange(5.0)[:, None], jnp.arange(5.0))
+    for key in jax.random.split(jax.random.key(0), 3):
+        x = readings.sample(key, n)
+        counts = np.bincount(np.asarray(x[:, 0], int), minlength=5)
+        assert counts.sum() == n and counts.min() == least and np.ptp(counts) == (n % 5 > 0)
+        assert jnp.array_equal(x[:, 0], x[:, 1])
+
+
+def test_what_was_measured_may_be_a_derivative_or_several_components():
+    x, y = jnp.array([[0.5], [1.0]]), jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    both = lambda u: lambda x: jnp.stack([u(x), partial(0)(u)(x)])
+    problem = Problem("probe", {"data": data(x, y, operator=both, noise=0.5)}, UNIT)
+    rows = {"data": jnp.column_stack([x, y, jnp.full(2, 0.5)])}
+    r = problem.residuals(lambda x: x[0] ** 2, rows)["data"]
+    np.testing.assert_allclose(r, np.array([0.25 - 1, 1 - 2, 1 - 3, 2 - 5]) / 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "x, y, noise, message",
+    [
+        (jnp.ones(3), jnp.ones(3), None, r"`x` must have shape \(n, d\)"),
+        (jnp.ones((3, 1)), jnp.ones(2), None, r"got \(3, 1\) and \(2,\)"),
+        (jnp.ones((3, 1)), jnp.full(3, jnp.nan), None, "NaN"),
+        (jnp.ones((3, 1)), jnp.ones(3), 0.0, "positive"),
+        (jnp.ones((3, 1)), jnp.ones((3, 2)), jnp.ones((3, 2)), r"of shape \(3,\)"),
+    ],
+)
+def test_readings_that_do_not_fit_are_refused(x, y, noise, message):
+    with pytest.raises(ValueError, match=message):
+        data(x, y, noise=noise)
+
+
+def test_points_of_measurements_without_their_values_are_refused():
+    problem = Problem("readings", {"data": data(jnp.ones((3, 1)), jnp.ones(3))}, UNIT)
+    with pytest.raises(ValueError, match=r"shape \(n, 2\), 1 inputs and 1 measured"):
+        problem.residuals(lambda x: x[0], {"data": jnp.ones((3, 1))})
+
+
+# 22
+
+
+def decay_with_unknown_rate():
+    """``u' = -c u`` with readings of ``exp(-2 t)``: the rate is a second, constant component of the field."""
+
+    def apply(params, x):
+        return jnp.stack([NETWORK.apply(params["network"], x), params["rate"]])
+
+    def decay(field):
+        u = lambda x: field(x)[0]
+        return lambda x: partial(0)(u)(x) + field(x)[1] * u(x)
+
+    t = jnp.linspace(0, 1, 9)[:, None]
+    readings = data(t, jnp.exp(-2 * t[:, 0]), operator=lambda field: lambda x: field(x)[0])
+    conditions = {"readings": readings, "residual": Condition(decay, zero, box(*UNIT))}
+    points = {"readings": jnp.column_stack([t, jnp.exp(-2 * t)]), "residual": jnp.linspace(0, 1, 20)[:, None]}
+    return Problem("decay", conditions, UNIT), apply, {"network": PARAMS, "rate": jnp.array(0.5)}, points
+
+
+def test_an_unknown_coefficient_adds_its_own_column_to_the_kernel():
+    problem, apply, params, points = decay_with_unknown_rate()
+    K = ntk.empirical(problem, apply, params, points)
+    known = ntk.empirical(problem, lambda p, x: apply(params | {"network": p}, x), params["network"], points)
+    u = jax.vmap(functools.partial(NETWORK.apply, params["network"]))(points["residual"])
+    difference = K["residual", "residual"] - known["residual", "residual"]
+    np.testing.assert_allclose(difference, jnp.outer(u, u), atol=1e-12)  # K_rr = J Jᵀ + u uᵀ.
+
+
+def test_an_unknown_coefficient_is_recovered_from_readings():
+    problem, apply, params, points = decay_with_unknown_rate()
+    flat, unravel = ravel_pytree(params)
+    rows = lambda flat: problem.rows(apply, points)(unravel(flat))
+
+    @jax.jit
+    def step(flat, damping):
+        J, r = jax.jacobian(rows)(flat), rows(flat)
+        trial = flat - J.T @ jnp.linalg.solve(J @ J.T + damping * jnp.eye(r.size), r)
+        better = jnp.sum(rows(trial) ** 2) < jnp.sum(r**2)
+        return jnp.where(better, trial, flat), jnp.where(better, damping / 3, damping * 3)
+
+    state = flat, jnp.array(1.0)
+    for _ in range(100):
+        state = step(*state)
+    np.testing.assert_allclose(unravel(state[0])["rate"], 2.0, rtol=1e-3)
+
+
+# 23
+
+
+def test_a_field_with_101_components_has_101_residuals_per_point():
+    stages = jnp.arange(101.0)
+    field = lambda x: jnp.sin(stages * x[0])
+    problem = problem_of(partial(0), lambda x: jnp.zeros(101))
+    x = jnp.array([[0.3], [0.7]])
+    np.testing.assert_allclose(problem.residuals(field, {"term": x})["term"], (stages * jnp.cos(stages * x)).ravel())
+
+
+# 25
+
+
+def test_weights_per_point_are_a_factor_on_the_condition():
+    slices = jnp.array([1.0, 0.5, 0.1])  # Causal weights of three slices of time.
+    factor = lambda x: jnp.sqrt(slices[jnp.minimum((3 * x[0]).astype(int), 2)])
+    x = jnp.array([[0.1], [0.3], [0.5], [0.9]])
+    weight = np.array([1.0, 1.0, 0.5, 0.1])
+    plain, points = POISSON.only("residual"), {"residual": x}
+    weighted = plain.replaced(residual=plain.conditions["residual"].scaled(factor))
+    field = functools.partial(NETWORK.apply, PARAMS)
+    r = plain.residuals(field, points)["residual"]
+    np.testing.assert_allclose(weighted.losses(field, points)["residual"], np.mean(weight * r**2), rtol=1e-12)
+    K, other = (ntk.empirical(p, NETWORK.apply, PARAMS, points).matrix for p in (plain, weighted))
+    np.testing.assert_allclose(other, np.sqrt(np.outer(weight, weight)) * K, rtol=1e-10)
