@@ -99,3 +99,15 @@ def test_every_experiment_runs_at_its_smallest_size_and_a_second_time_runs_nothi
 
     monkeypatch.setattr(results, "fill", lambda name, configs, make: fill(name, configs, never))
     script.main(**SMALLEST[name][0])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_stored_records_have_the_settings_of_their_script(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BOOK / "experiments")
+    asked = {}
+    monkeypatch.setattr(results, "fill", lambda name, configs, make: asked.update(configs))
+    importlib.import_module(name).main(**({"width": 100} if name == "wave_plain" else {}))
+    table = results.records(name)
+    (precision,) = {how["precision"] for _, how in table.values()}
+    with jax.enable_x64(precision == "float64"):
+        assert set(results.missing(name, asked)) < set(asked)
