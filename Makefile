@@ -28,11 +28,12 @@ setup: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n auto
-	$(BIN)/python -m pytest -q -n auto --nbmake --nbmake-timeout=900 book
+	$(BIN)/python -m pytest -q -n auto --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 book
 
 # Chapters run side by side into Jupyter Book's cache, which alone would run them one by one.
 book: export JUPYTERCACHE := _build/.jupyter_cache
 book: _build/stamp
+	$(BIN)/python -m pytest -q tests/test_book.py -k kernel  # Names a chapter with the kernel of some editor.
 	echo y | $(BIN)/jcache notebook add book/*.ipynb
 	$(BIN)/jcache project execute --executor local-parallel --timeout 900
 	$(BIN)/jupyter-book build book $(SPHINX)

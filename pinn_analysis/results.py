@@ -1,48 +1,126 @@
-"""Stored results: arrays with how they were obtained, one ``.npz`` file each.
+"""Stored results: tables of runs, one ``.npz`` file each, every run with how it was obtained.
 
-A file holds one result (`save`, `load`), or a table of many runs, one *record* a cell, that
-fills up as they are made (`missing`, `add`, `records`).
+A run is a *record* of the table: a name, its settings, arrays.  `fill` makes and stores the
+records that a table lacks, so a script that was cut off goes on where it was; `records` reads
+them, `stack` lays an array of all of them along the settings by which they differ::
+
+    results.fill("poisson", {"64 0": {"width": 64, "seed": 0}, ...}, make)  # make(config) -> arrays
+    table = results.records("poisson")
+    errors = results.stack(table, "error", width=(64, 256), seed=range(3))  # (2, 3)
 """
 
+import contextlib
 import json
-import os
-import platform
-import subprocess
-import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
 import numpy as np
+from jax.typing import ArrayLike
+from tqdm import tqdm
 
-# `book/results` of the checkout, which the package is installed from in editable mode.
-FOLDER = Path(__file__).resolve().parent.parent / "book" / "results"
-FORMAT = 1  # Raised when files of before can no longer be read.
-_TAKEN = ("provenance", "file", "allow_pickle")  # The last two by `numpy.savez_compressed`.
+from pinn_analysis import _provenance
+from pinn_analysis._provenance import describe as describe, device as device
+
+FOLDER = _provenance.ROOT / "book" / "results"  # Where tables are, unless a folder is given.
+FORMAT = 2  # Raised when files of before can no longer be read.
 
 
-def save(name: str, config: dict, *, seconds: float | int, folder: Path = FOLDER, **arrays: np.ndarray) -> Path:
-    """Write ``arrays`` to ``name.npz``, whole or not at all, with their provenance.
+class Record(NamedTuple):
+    """One run.
+
+    Attributes:
+        arrays: what was stored, by name.
+        provenance: ``"config"`` (its settings), ``"precision"``, ``"seconds"`` of wall time, ``"device"``,
+            ``"commit"`` (ending in ``-dirty`` if library or experiments had changes), ``"versions"``.
+    """
+
+    arrays: dict[str, np.ndarray]
+    provenance: dict
+
+
+def fill(
+    name: str,
+    configs: Mapping[str, dict],
+    make: Callable[[dict], Mapping[str, ArrayLike]],
+    *,
+    folder: Path | None = None,
+) -> list[str]:
+    """Make the records that the table ``name.npz`` lacks, and store each as soon as it is there.
+
+    A run that is cut off loses the record in progress, no other; several processes may fill the same table.
+    A config may have ``"steps"``: then a longer run takes the place of a shorter one.
 
     Args:
-        name: of the file and of the script ``book/experiments/name.py`` that makes it.
-        config: all settings of the run, seeds included; anything JSON takes.
-        seconds: wall time of the run.
-        folder: where to.
-        arrays: what to store; keep a file under a megabyte.
+        name: of the file, and of the script ``book/experiments/name.py`` that makes it.
+        configs: the settings of each record, seed included, by its name; anything JSON takes.
+        make: from the settings, as they are stored, to the arrays; keep a file under a megabyte.
+        folder: where the file is, or will be; `FOLDER` if not given.
+
+    Returns:
+        Names of the records that were made.
 
     Raises:
-        ValueError: an array is named ``provenance``, ``file`` or ``allow_pickle``, or holds Python objects.
+        ValueError: as `missing`; an array holds Python objects.
+        TypeError: settings that JSON does not take.
     """
-    return _write(folder / f"{name}.npz", {"format": FORMAT} | _provenance(config, seconds), arrays)
+    made = []
+    for record in (bar := tqdm(missing(name, configs, folder=folder), desc=name, unit="record")):
+        bar.set_postfix_str(record)
+        if not missing(name, {record: configs[record]}, folder=folder):
+            continue  # Another process was faster.
+        config, start = _plain(configs[record]), time.perf_counter()
+        provenance = {"config": config, "precision": _provenance.precision(), "commit": _provenance.commit()}
+        arrays = {key: np.asarray(value) for key, value in make(config).items()}
+        provenance |= {"seconds": round(time.perf_counter() - start, 3), "device": device()}
+        provenance |= {"versions": _provenance.versions()}
+        _add(name, record, Record(arrays, provenance), _folder(folder))
+        made.append(record)
+    return made
 
 
-def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays and provenance of ``name.npz``.
+def missing(name: str, configs: Mapping[str, dict], *, folder: Path | None = None) -> list[str]:
+    """Records of a table that have yet to be made: absent, or stored with fewer ``steps``.
+
+    Args:
+        name: of the file.
+        configs: the settings of each record by its name.
+        folder: where the file is, or will be; `FOLDER` if not given.
+
+    Raises:
+        ValueError: a stored record has other settings or another precision; a ``:`` in the name of a record;
+            the file is not a table; there is no folder.
+        TypeError: settings that JSON does not take.
+    """
+    folder = _folder(folder)
+    table = _stored(name, folder)
+    for record, config in configs.items():
+        if ":" in record:
+            raise ValueError(
+                f"The name of a record is stored before a `:`, so it cannot have one itself; got {record!r}."
+            )
+        want = _plain(config) | {"precision": _provenance.precision()}
+        if record in table:
+            how = table[record].provenance
+            have = how["config"] | {"precision": how["precision"]}
+            differing = {key for key in have | want if have.get(key) != want.get(key)} - {"steps"}
+            if differing:
+                raise ValueError(
+                    f"{record!r} is stored in {folder / name}.npz with another {', '.join(sorted(differing))}.  "
+                    "Nothing was overwritten: use the same settings, or move the file away to start a new table."
+                )
+    return [record for record, config in configs.items() if not _has(table, record, config)]
+
+
+def records(name: str, *, folder: Path | None = None) -> dict[str, Record]:
+    """The records of a table by their names, as arrays and provenance.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not one of ours, or of another format.
+        ValueError: it is truncated, not one of ours, or of another format; there is no folder.
     """
+    folder = _folder(folder)
     path = folder / f"{name}.npz"
     make = f"`python book/experiments/{name}.py` makes it anew."
     if not path.exists():
@@ -53,153 +131,124 @@ def load(name: str, folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]
             arrays = {key: archive[key] for key in archive.files}
         provenance = dict(json.loads(str(arrays.pop("provenance"))))
     except Exception as error:  # A damaged archive can raise anything.
-        raise ValueError(f"{path} is truncated, or not written by `results.save` ({error}); {make}") from error
+        raise ValueError(f"{path} is truncated, or not written by `results.fill` ({error}); {make}") from error
     if provenance.get("format") != FORMAT:
         raise ValueError(f"{path} has format {provenance.get('format')}, this version reads {FORMAT}; {make}")
-    return arrays, provenance
-
-
-def missing(name: str, configs: dict[str, dict], *, folder: Path = FOLDER) -> list[str]:
-    """Records of a table that have yet to be run: absent, or stored with fewer ``steps``.
-
-    Args:
-        name: of the file.
-        configs: settings of each record by its name, ``"steps"`` among them.
-        folder: where the file is, or will be.
-
-    Raises:
-        ValueError: a stored record has other settings, or the file is no table.
-    """
-    stored = _stored(name, folder)
-    for record, config in configs.items():
-        if record in stored:
-            have, want = stored[record][1]["config"], json.loads(json.dumps(config))
-            differing = {key for key in have | want if have.get(key) != want.get(key)} - {"steps"}
-            if differing:
-                raise ValueError(
-                    f"{record!r} is stored in {folder / name}.npz with another "
-                    f"{', '.join(sorted(differing))}.  Nothing "
-                    "was overwritten: use the same settings, or move the file away to start a new table."
-                )
-    return [r for r, config in configs.items() if r not in stored or stored[r][1]["config"]["steps"] < config["steps"]]
-
-
-def add(
-    name: str, record: str, config: dict, *, seconds: float | int, folder: Path = FOLDER, **arrays: np.ndarray
-) -> Path:
-    """Add a record to the table ``name.npz``, the others staying as they are; one process at a time.
-
-    Args:
-        name: of the file and of the script that makes it.
-        record: name of the record, without ``:``.
-        config: settings of the run, ``"steps"`` among them.
-        seconds: wall time of the run.
-        folder: where to.
-        arrays: what to store of it.
-
-    Raises:
-        ValueError: as `missing` and `save`; a ``:`` in the name of the record; one of at least as many
-            steps is stored already.
-    """
-    if ":" in record:
-        raise ValueError(f"The name of a record is stored before a `:`, so it cannot have one itself; got {record!r}.")
-    if not missing(name, {record: config}, folder=folder):
-        raise ValueError(
-            f"{record!r} is stored in {folder / name}.npz with at least {config['steps']} steps; it stays."
-        )
-    table = _stored(name, folder)
-    table[record] = ({key: np.asarray(value) for key, value in arrays.items()}, _provenance(config, seconds))
-    how = [provenance for _, provenance in table.values()]
-    summary = how[-1] | {
-        "format": FORMAT,
-        "config": {},
-        "records": {name: provenance for name, (_, provenance) in table.items()},
-        "seconds": sum(provenance["seconds"] for provenance in how),
-        "device": " and ".join(sorted({provenance["device"] for provenance in how})),
-    }
-    flat = {f"{name}:{key}": value for name, (values, _) in table.items() for key, value in values.items()}
-    return _write(folder / f"{name}.npz", summary, flat)
-
-
-def records(name: str, *, folder: Path = FOLDER) -> dict[str, tuple[dict[str, np.ndarray], dict]]:
-    """Arrays and provenance of each record of a table.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`; the file is no table.
-    """
-    arrays, provenance = load(name, folder)
-    if "records" not in provenance:
-        raise ValueError(f"{folder / name}.npz holds one result, not a table of records; `load` reads it.")
-    table = {record: ({}, how) for record, how in provenance["records"].items()}
+    table = {record: Record({}, how) for record, how in provenance["records"].items()}
     for key, value in arrays.items():
         record, _, array = key.partition(":")
-        table[record][0][array] = value
+        table[record].arrays[array] = value
     return table
 
 
-def _stored(name: str, folder: Path) -> dict[str, tuple[dict[str, np.ndarray], dict]]:
+def values(table: Mapping[str, Record], setting: str) -> list:
+    """The values that a setting has in a table, each once, in the order of the records."""
+    found = []
+    for _, how in table.values():
+        if setting in how["config"] and how["config"][setting] not in found:
+            found.append(how["config"][setting])
+    return found
+
+
+def stack(table: Mapping[str, Record], array: str, **settings) -> np.ndarray:
+    """One array of many records: ``stack(table, "error", width=(64, 256), seed=range(3))``.
+
+    Args:
+        table: as `records` returns it.
+        array: the name of what to stack, of one shape in all records that have it.
+        settings: several values of a setting make an axis, in this order; a number or a string selects.
+
+    Returns:
+        ``(*axes, *shape)``, NaN where the table has no record.
+
+    Raises:
+        ValueError: no record is selected, two for one place, or arrays of several shapes.
+    """
+    axes = {key: list(value) for key, value in settings.items() if np.ndim(value) or isinstance(value, range)}
+    cells = {}
+    for name, (arrays, how) in table.items():
+        config = how["config"]
+        chosen = all(
+            key in config and (config[key] in axes[key] if key in axes else config[key] == value)
+            for key, value in settings.items()
+        )
+        if chosen and array in arrays:
+            at = tuple(axis.index(config[key]) for key, axis in axes.items())
+            if at in cells:
+                raise ValueError(f"{cells[at]!r} and {name!r} have the same {', '.join(settings)}: select one of them.")
+            cells[at] = name
+    if not cells:
+        raise ValueError(
+            f"No record has {array!r} and {settings}; settings are those of `records(...)[...].provenance`."
+        )
+    found = {at: table[name].arrays[array] for at, name in cells.items()}
+    shapes = {value.shape for value in found.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"{array!r} has several shapes, {sorted(shapes)}: select records that have one.")
+    first = next(iter(found.values()))
+    whole = len(found) == np.prod([len(axis) for axis in axes.values()], dtype=int)
+    dtype = first.dtype if whole else np.result_type(first.dtype, np.float16)  # Where NaN has a place.
+    stacked = np.full((*map(len, axes.values()), *first.shape), 0 if whole else np.nan, dtype)
+    for at, value in found.items():
+        stacked[at] = value
+    return stacked
+
+
+def _folder(folder: Path | None) -> Path:
+    """Where tables are."""
+    if folder is None and not FOLDER.is_dir():
+        raise ValueError(
+            f"There is no folder {FOLDER}: results are kept in a checkout of the repository, and pinn_analysis is "
+            "installed outside one.  Install it with `pip install --editable .`, or give `folder=`."
+        )
+    return FOLDER if folder is None else folder
+
+
+def _plain(config: dict) -> dict:
+    """Settings as they are stored."""
+    return json.loads(json.dumps(config, allow_nan=False))
+
+
+def _stored(name: str, folder: Path) -> dict[str, Record]:
     """The records of a table that may not be there yet."""
     return records(name, folder=folder) if (folder / f"{name}.npz").exists() else {}
 
 
-def describe(provenance: dict) -> str:
-    """One line for the reader: device, wall time, version of JAX, commit."""
-    commit, _, dirty = provenance["commit"].partition("-")
-    changed = " with changes" if dirty else ""
-    return (
-        f"{provenance['device']}, {provenance['seconds'] / 60:.1f} min, jax {provenance['versions']['jax']}, "
-        f"commit {commit[:9]}{changed}"
-    )
+def _has(table: dict[str, Record], record: str, config: dict) -> bool:
+    return record in table and table[record].provenance["config"].get("steps", 0) >= config.get("steps", 0)
 
 
-def _provenance(config: dict, seconds: float | int) -> dict:
-    return {
-        "config": config,
-        "seconds": round(seconds, 1),
-        "device": device(),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {
-            module: sys.modules[module].__version__ for module in ("jax", "numpy", "optax") if module in sys.modules
-        },
-    }
+def _add(name: str, record: str, new: Record, folder: Path) -> None:
+    """Add a record to what the file has by now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f".{name}.lock"):
+        if not missing(name, {record: new.provenance["config"]}, folder=folder):
+            return
+        table = _stored(name, folder) | {record: new}
+        provenance = {"format": FORMAT, "records": {name: how for name, (_, how) in table.items()}}
+        flat = {f"{name}:{key}": value for name, (arrays, _) in table.items() for key, value in arrays.items()}
+        _write(folder / f"{name}.npz", provenance, flat)
 
 
-def _write(path: Path, provenance: dict, arrays: dict[str, np.ndarray]) -> Path:
+def _write(path: Path, provenance: dict, arrays: dict[str, np.ndarray]) -> None:
     """Write a file, whole or not at all."""
-    arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for key, value in arrays.items():
-        if key in _TAKEN or value.dtype.hasobject:
-            raise ValueError(
-                f"`{key}` cannot be stored: " + ("the name is taken." if key in _TAKEN else f"dtype is {value.dtype}.")
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+        if value.dtype.hasobject:
+            raise ValueError(f"`{key}` cannot be stored: dtype is {value.dtype}.")
+    part = path.with_name(f".{path.stem}.part")
     try:
         with part.open("wb") as file:
             np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return path
 
 
-def device() -> str:
-    """The device that JAX computes on, as a reader would name it."""
-    first = jax.devices()[0]
-    if first.platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"{cores} CPU core{'s' if cores != 1 else ''}"
-    return first.device_kind
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """While this holds, no other process that asks for the same lock goes on; a killed one lets go of it."""
+    import fcntl  # Not on Windows, where tables can be read all the same.
 
-
-def _commit() -> str:
-    """Commit of the checkout, with ``-dirty`` where the library or an experiment has been changed since."""
-    command = ["git", "diff", "--quiet", "HEAD", "--", "pinn_analysis", "book/experiments"]
-    top = FOLDER.parent.parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=top, capture_output=True, text=True, check=False)
-        changed = subprocess.run(command, cwd=top, capture_output=True, check=False).returncode
-    except OSError:
-        return "unknown"
-    return head.stdout.strip() + ("-dirty" if changed else "") if head.returncode == 0 else "unknown"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

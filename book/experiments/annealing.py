@@ -1,18 +1,15 @@
 """Learning-rate annealing on Helmholtz: the two published rules, the authors' code, constants.
 
-    python book/experiments/annealing.py [--steps 40000] [--seeds 3]
+    python book/experiments/annealing.py [--steps 40000] [--seeds 3] [--variants "constant 1" siam ...]
 
-The network of the first paper's code, three hidden layers of 50, once for each entry of
-VARIANTS and each seed.  One record a run; what is stored already is not run again, and more
-steps replace fewer.
+For chapter 7.  The network of the first paper's code, three hidden layers of 50, once for each
+entry of VARIANTS and each seed.
 """
 
-import argparse
-
 import jax.numpy as jnp
-from pinn_analysis import networks, problems, weight_rules, weighting
+from pinn_analysis import networks, problems, results, weight_rules, weighting
 
-from first_paper import fill
+import runs
 
 SIZES = (2, 50, 50, 50, 1)
 BATCH_SIZE = 128
@@ -62,25 +59,25 @@ VARIANTS = {
 }
 
 
-def main(steps: int, seeds: int) -> None:
-    configs = {
-        f"{name} {seed}": {
-            "problem": "helmholtz_2d", "sizes": SIZES, "variant": name, "seed": seed, "steps": steps,
-            "batch_size": VARIANTS[name][2], "edges_added": VARIANTS[name][1], "precision": "float32",
-            "optimizer": "adam 1e-3, 0.9 per 1,000", "inputs": "standardized",
-        }
+def make(config: dict) -> dict:
+    weights, edges_added, _ = VARIANTS[config["variant"]]
+    return runs.stored(runs.train(config, helmholtz(edges_added), networks.mlp(tuple(config["sizes"])), weights))
+
+
+def configs(steps: int, seeds: int, variants: tuple[str, ...]) -> dict[str, dict]:
+    return {
+        f"{name} {seed}": runs.settings(
+            problem="helmholtz_2d", sizes=SIZES, variant=name, seed=seed, steps=steps,
+            batch_size=VARIANTS[name][2], edges_added=VARIANTS[name][1],
+        )
         for seed in range(seeds)
-        for name in VARIANTS
+        for name in variants
     }  # fmt: skip
 
-    def build(_, config: dict):
-        return networks.mlp(SIZES), VARIANTS[config["variant"]][0]
 
-    fill("annealing", lambda config: helmholtz(config["edges_added"]), configs, build)
+def main(steps: int = 40_000, seeds: int = 3, variants: tuple[str, ...] = tuple(VARIANTS)) -> None:
+    results.fill("annealing", configs(steps, seeds, variants), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, variants=VARIANTS)

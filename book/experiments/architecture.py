@@ -1,17 +1,16 @@
 """The improved architecture on Helmholtz against plain networks of equal size and of equal cost.
 
-    python book/experiments/architecture.py [--steps 40000] [--seeds 3]
+    python book/experiments/architecture.py [--steps 40000] [--seeds 3] [--names "plain 52" "modified 50" ...]
 
-One record a run; what is stored already is not run again, and more steps replace fewer.
+For chapter 8.
 """
 
-import argparse
 import functools
 
 import numpy as np
-from pinn_analysis import networks, problems, weighting
+from pinn_analysis import networks, problems, results, weighting
 
-from first_paper import fill
+import runs
 
 BATCH_SIZE = 128
 MLP, MODIFIED = networks.mlp, networks.modified_mlp
@@ -28,27 +27,27 @@ NETWORKS = {
 }
 
 
-def main(steps: int, seeds: int) -> None:
-    problem = problems.helmholtz_2d()
-    configs = {
-        f"{name} {seed}": {
-            "problem": "helmholtz_2d", "network": name, "hidden_layers": 3, "seed": seed, "steps": steps,
-            "batch_size": BATCH_SIZE, "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32",
-            "weights": "lr_annealing siam 0.9, every 10" if annealed else "all 1", "inputs": "standardized",
-        }
+def make(config: dict) -> dict:
+    architecture, width, annealed = NETWORKS[config["network"]]
+    network = architecture((2, width, width, width, 1))
+    weights = weighting.lr_annealing() if annealed else weighting.fixed()
+    return runs.stored(runs.train(config, problems.helmholtz_2d(), network, weights))
+
+
+def configs(steps: int, seeds: int, names: tuple[str, ...]) -> dict[str, dict]:
+    return {
+        f"{name} {seed}": runs.settings(
+            problem="helmholtz_2d", network=name, hidden_layers=3, seed=seed, steps=steps, batch_size=BATCH_SIZE,
+            weights=runs.ANNEALED if NETWORKS[name][2] else "all 1",
+        )
         for seed in range(seeds)
-        for name, (_, _, annealed) in NETWORKS.items()
+        for name in names
     }  # fmt: skip
 
-    def build(_, config: dict):
-        make, width, annealed = NETWORKS[config["network"]]
-        return make((2, width, width, width, 1)), weighting.lr_annealing() if annealed else weighting.fixed()
 
-    fill("architecture", lambda _: problem, configs, build)
+def main(steps: int = 40_000, seeds: int = 3, names: tuple[str, ...] = tuple(NETWORKS)) -> None:
+    results.fill("architecture", configs(steps, seeds, names), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, names=NETWORKS)

@@ -1,16 +1,14 @@
 """Kernels of architectures with equally many parameters, and the order in which they learn.
 
-    python book/experiments/architecture_kernels.py [--seeds 3] [--steps 4096]
+    python book/experiments/architecture_kernels.py [--seeds 3] [--steps 4096] [--names plain modified ...]
 
-For plain, modified and Fourier-feature networks: the empirical kernel at the start, for
-regression and for a Poisson problem; how fast it says each frequency will be learned; and
+For chapter 19.  For plain, modified and Fourier-feature networks: the empirical kernel at the start, for
+regression and for a Poisson problem; how fast each frequency will be learned, by it; and
 gradient descent, which has the last word.  Networks are centred, minus what they are at the
 start, so that every frequency starts with the same amplitude.
 """
 
-import argparse
 import functools
-import time
 
 import jax
 
@@ -19,6 +17,8 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 from pinn_analysis import convergence, networks, ntk, operators, problems, results, spectra
+
+import runs
 
 POINTS = 64
 FREQUENCIES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -85,86 +85,84 @@ def first_below(steps: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.where(below.any(0), steps[np.argmax(below, axis=0)], np.inf)
 
 
-def advance(problem, apply, params, start, points, learning_rate, steps):
-    """Parameters and residuals after some more steps of gradient descent on the centred network."""
-
-    def field(params):
-        return lambda x: apply(params, x) - apply(start, x)
-
-    def step(_, params):
-        gradient = jax.grad(lambda params: sum(problem.losses(field(params), points).values()))(params)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
-
-    params = jax.lax.fori_loop(0, steps, step, params)
-    return params, problem.residuals(field(params), points)
+GRID = np.append(0, np.unique(np.geomspace(1, 1e10, 440).astype(int)))  # Steps of the prediction.
 
 
-def run(problem, points, term, net, go, seed: int, steps: int) -> dict[str, np.ndarray]:
+@functools.cache
+def descending(setting: str, name: str, seed: int, steps: int):
+    """``(params, start, points, learning rate) -> (last, residuals at steps of GRID)``, of the centred network."""
+    problem, _, term = SETTINGS[setting]
+    apply = network(name, seed).apply
+
+    @jax.jit
+    def run(start, points, learning_rate):
+        def centred(params, x):
+            return apply(params, x) - apply(start, x)
+
+        return runs.follow(
+            runs.descent(problem, centred, points, learning_rate),
+            lambda params: problem.residuals(functools.partial(centred, params), points)[term],
+            GRID[GRID <= steps],
+        )(start)
+
+    return run
+
+
+def make(config: dict) -> dict[str, np.ndarray]:
+    problem, points, term = SETTINGS[config["setting"]]
+    name, seed, steps = config["architecture"], config["seed"], config["steps"]
+    of_features = seed if ARCHITECTURES[name][2] else 0
+    net = network(name, of_features)
     params = net.init(jax.random.key(seed))
     kernel = ntk.empirical(problem, net.apply, params, points)
     learning_rate = FRACTION * convergence.max_learning_rate(kernel)
     start = problem.residuals(lambda x: jnp.zeros((), x.dtype), points)
-
-    grid = np.append(0, np.unique(np.geomspace(1, 1e10, 440).astype(int)))
-    told = np.asarray(convergence.gradient_descent(kernel, learning_rate).residuals(start, grid)[term])
+    predicted = np.asarray(convergence.gradient_descent(kernel, learning_rate).residuals(start, GRID)[term])
 
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32), (params, points))
-    now, measured = single[0], []
-    run_to = grid[grid <= steps]
-    for more in np.diff(run_to, prepend=0):
-        now, residuals = go(now, *single, np.float32(learning_rate), int(more))
-        measured.append(np.asarray(residuals[term]))
-    after = ntk.empirical(problem, net.apply, jax.tree.map(lambda leaf: leaf.astype(float), now), points)
+    last, measured = descending(config["setting"], name, of_features, steps)(*single, np.float32(learning_rate))
+    after = ntk.empirical(problem, net.apply, jax.tree.map(lambda leaf: leaf.astype(float), last), points)
 
-    block = np.asarray(kernel[term, term])
-    told, measured = amplitudes(told), amplitudes(np.stack(measured))
-    return {
-        "block": block,
+    block, at = np.asarray(kernel[term, term]), GRID[GRID <= steps]
+    predicted, measured = amplitudes(predicted), amplitudes(measured)
+    arrays = {
         "eigenvalues": spectra.eigenvalues(kernel).terms[term],
         "profile": profile(block),
         "profile_after": profile(np.asarray(after[term, term])),
         "traces": np.array([np.trace(kernel[name, name]) for name in kernel.names]),
         "moved": np.linalg.norm(after.matrix - kernel.matrix) / np.linalg.norm(kernel.matrix),
         "learning_rate": learning_rate,
-        "told_steps": first_below(grid, told),
-        "measured_steps": first_below(run_to, measured),
-        "told": (told / told[0])[: len(run_to)],
-        "measured": measured / measured[0],
+        "predicted_steps": first_below(GRID, predicted),
+        "measured_steps": first_below(at, measured),
     }
+    if seed == 0:
+        curves = {"predicted": (predicted / predicted[0])[: len(at)], "measured": measured / measured[0]}
+        arrays |= {"block": block, **curves}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {"step": at, "parameters": count} | {key: np.float32(value) for key, value in arrays.items()}
 
 
-def main(seeds: int, steps: int) -> None:
-    began = time.perf_counter()
-    arrays = {}
-    for setting, (problem, points, term) in settings().items():
-        compiled = functools.cache(lambda apply, problem=problem: jax.jit(functools.partial(advance, problem, apply)))
-        rows = []
-        for name, (_, _, scales) in ARCHITECTURES.items():
-            for seed in range(seeds):
-                net = network(name, seed if scales else 0)
-                rows.append(run(problem, points, term, net, compiled(net.apply), seed, steps))
-        for key in rows[0]:
-            values = np.stack([row[key] for row in rows]).astype(np.float32)
-            values = values.reshape(len(ARCHITECTURES), seeds, *values.shape[1:])
-            arrays[f"{setting}_{key}"] = values[:, 0] if key in ("block", "told", "measured") else values  # Of seed 0.
-    counts = [
-        sum(leaf.size for leaf in jax.tree.leaves(network(name, 0).init(jax.random.key(0)))) for name in ARCHITECTURES
-    ]
-    grid = np.append(0, np.unique(np.geomspace(1, 1e10, 440).astype(int)))
-    config = {
-        "architectures": ARCHITECTURES, "hidden_layers": DEPTH, "parameters": counts, "activation": "tanh",
-        "parameterization": "standard", "inputs": "standardized", "centred": True, "points": POINTS,
-        "frequencies": FREQUENCIES, "steps": steps, "fraction_of_stable_step": FRACTION, "seeds": list(range(seeds)),
-        "kernel_precision": "float64", "training_precision": "float32", "terms": {"regression": ["data"],
-        "poisson": ["boundary", "residual"]},
+SETTINGS = settings()
+
+
+def configs(seeds: int, steps: int, names: tuple[str, ...]) -> dict[str, dict]:
+    return {
+        f"{setting} {name} {seed}": {
+            "setting": setting, "architecture": name, "seed": seed, "network": ARCHITECTURES[name],
+            "hidden_layers": DEPTH, "activation": "tanh", "parameterization": "standard", "inputs": "standardized",
+            "centred": True, "points": POINTS, "frequencies": FREQUENCIES, "steps": steps,
+            "fraction_of_stable_step": FRACTION, "training_precision": "float32",
+            "terms": list(SETTINGS[setting][0].conditions),
+        }
+        for setting in SETTINGS
+        for name in names
+        for seed in range(seeds)
     }  # fmt: skip
-    results.save(
-        "architecture_kernels", config, seconds=time.perf_counter() - began, steps=grid[grid <= steps], **arrays
-    )
+
+
+def main(seeds: int = 3, steps: int = 4096, names: tuple[str, ...] = tuple(ARCHITECTURES)) -> None:
+    results.fill("architecture_kernels", configs(seeds, steps, names), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4096)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, names=ARCHITECTURES)

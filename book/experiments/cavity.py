@@ -3,27 +3,26 @@
     python book/experiments/cavity.py [--steps 40000] [--seeds 1] [--models M1 M2 M3 M4 ...]
         [--formulations streamfunction velocity] [--lids uniform parabolic]
 
-One record a cell and seed, stored as soon as it is done; what is stored already is not run
-again, and more steps replace fewer.  Beside M1 to M4 there are plain networks with fixed
-weights, "boundary" 100 times that of M1, or "both", continuity too.  Needs `cavity_reference.npz`.
+For chapter 10.  Beside M1 to M4 there are plain networks with fixed weights, "boundary" 100 times
+that of M1, or "both", continuity too.  Needs `cavity_reference.npz`.
 """
 
-import argparse
 import functools
 import itertools
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import networks, problems, results, training, weighting
+from pinn_analysis import networks, problems, results, weighting
+
+import runs
 
 HIDDEN = (50, 50, 50)  # The authors' code; the paper says 5 layers.
 BATCH_SIZE = {"boundary": 512, "momentum": 128, "continuity": 128}  # 128 an edge.
 # The authors' code adds the means over four edges, and those of the two momentum equations.
 SUMS = {"boundary": 4.0, "momentum": 2.0, "continuity": 1.0}
-RECORD_EVERY = 200
 TEST = 100  # Points an axis.
+FORMULATIONS = ("streamfunction", "velocity")
 LIDS = {"uniform": lambda x: jnp.ones_like(x), "parabolic": lambda x: 4 * x * (1 - x)}
 MODELS = {  # Architecture, and weights: annealed, or by how much some of `SUMS` are raised.
     "M1": (networks.mlp, {}),
@@ -50,12 +49,11 @@ def settings(formulation: str, lid: str, model: str, seed: int, steps: int) -> d
     terms = cavity(formulation, lid).conditions
     rule = MODELS[model][1]
     fixed = {name: SUMS[name] * (1 if rule == "annealed" else rule.get(name, 1)) for name in terms}
-    return {
-        "problem": "lid_driven_cavity", "reynolds": 100, "formulation": formulation, "lid": lid, "model": model,
-        "hidden": HIDDEN, "seed": seed, "steps": steps, "batch_size": {name: BATCH_SIZE[name] for name in terms},
-        "weights": "lr_annealing siam 0.9, every 10, reference momentum" if rule == "annealed" else fixed,
-        "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32", "inputs": "standardized",
-    }  # fmt: skip
+    return runs.settings(
+        problem="lid_driven_cavity", reynolds=100, formulation=formulation, lid=lid, model=model, hidden=HIDDEN,
+        seed=seed, steps=steps, batch_size={name: BATCH_SIZE[name] for name in terms},
+        weights=f"{runs.ANNEALED}, reference momentum" if rule == "annealed" else fixed,
+    )  # fmt: skip
 
 
 def errors(flow: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -71,53 +69,45 @@ def errors(flow: np.ndarray, reference: np.ndarray) -> np.ndarray:
     ])  # fmt: skip
 
 
-def train(config: dict) -> dict[str, np.ndarray]:
-    """One record: errors, final flow, mass flux and histories."""
+def make(config: dict) -> dict:
+    """Errors, final flow, mass flux and histories."""
     problem = cavity(config["formulation"], config["lid"])
     architecture = MODELS[config["model"]][0]
-    network = architecture((2, *HIDDEN, 2 if config["formulation"] == "streamfunction" else 3))
-    network = networks.standardized(network, *problem.domain)
-    annealed = isinstance(config["weights"], str)
-    run = training.train(
-        problem, network, key=jax.random.key(config["seed"]), steps=config["steps"], batch_size=config["batch_size"],
-        weighting=weighting.lr_annealing(reference="momentum") if annealed else weighting.fixed(**config["weights"]),
-        record_every=RECORD_EVERY,
-    )  # fmt: skip
-    field = functools.partial(network.apply, run.params)
+    network = architecture((2, *config["hidden"], 2 if config["formulation"] == "streamfunction" else 3))
+    fixed = config["weights"]
+    weights = weighting.lr_annealing(reference="momentum") if isinstance(fixed, str) else weighting.fixed(**fixed)
+    run = runs.train(config, problem, network, weights)
+    field = functools.partial(networks.standardized(network, *problem.domain).apply, run.params)
     flow = jax.jit(jax.vmap(problems.velocity(field)))(problems.grid(problem, TEST))
     flow = np.asarray(flow).T.reshape(2, TEST, TEST)
-    reference = results.load("cavity_reference")[0][f"{config['lid']}_fields"][1:]
-    histories = {name.replace("/", "_"): np.float32(y) for name, y in run.history.items() if "/" in name}
+    reference = results.records("cavity_reference")[config["lid"]].arrays["fields"][1:]
     return {
         "errors": errors(flow, reference),
         "flow": flow.astype(np.float16),
         # Through each line x = const.: no mass crosses it in a closed cavity.
         "flux": np.trapezoid(flow[0], dx=1 / (TEST - 1), axis=1),
-        "step": run.history["step"],
-    } | histories
+        **runs.stored(run, ("loss", "weight", "gradient_max", "gradient_mean", "gradient_norm")),
+    }
 
 
-def main(steps: int, seeds: int, models: list[str], formulations: list[str], lids: list[str]) -> None:
+def configs(steps: int, seeds: int, models, formulations, lids) -> dict[str, dict]:
     cells = [
         (formulation, lid, model, seed)
         for seed, lid, formulation, model in itertools.product(range(seeds), lids, formulations, models)
         if (formulation, model) != ("streamfunction", "both")  # Continuity holds by construction there.
     ]
-    configs = {" ".join(map(str, cell)): settings(*cell, steps) for cell in cells}
-    for record in results.missing("cavity", configs):
-        start = time.perf_counter()
-        arrays = train(configs[record])
-        seconds = time.perf_counter() - start
-        results.add("cavity", record, configs[record], seconds=seconds, **arrays)
-        print(f"{record}: {arrays['errors'].round(4).tolist()}, {seconds:.0f} s", flush=True)
+    return {" ".join(map(str, cell)): settings(*cell, steps) for cell in cells}
+
+
+def main(
+    steps: int = 40_000,
+    seeds: int = 1,
+    models: tuple[str, ...] = ("M1", "M2", "M3", "M4"),
+    formulations: tuple[str, ...] = FORMULATIONS,
+    lids: tuple[str, ...] = ("uniform",),
+) -> None:
+    results.fill("cavity", configs(steps, seeds, models, formulations, lids), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["M1", "M2", "M3", "M4"])
-    parser.add_argument("--formulations", nargs="+", default=["streamfunction", "velocity"],
-                        choices=["streamfunction", "velocity"])  # fmt: skip
-    parser.add_argument("--lids", nargs="+", choices=list(LIDS), default=["uniform"])
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, models=MODELS, formulations=FORMULATIONS, lids=LIDS)

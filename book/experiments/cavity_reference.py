@@ -2,15 +2,16 @@
 
     python book/experiments/cavity_reference.py [--finest 198]
 
-Streamfunction ψ with ω = -Δψ: central differences of second order, Thom's formula for the
+For chapter 10.  Streamfunction ψ with ω = -Δψ: central differences of second order, Thom's formula for the
 vorticity on the walls, Newton's method with a sparse direct solve.  The two finest grids
 contain the 100 x 100 points on which errors are measured; the field is Richardson's
 extrapolation from both.  Three more grids, each half of the next, give the observed order.
 Two lids: u = 1, where the velocity jumps in the corners, and the parabola 4x(1 - x).
 """
 
-import argparse
-import time
+import jax
+
+jax.config.update("jax_enable_x64", True)  # The precision on record; NumPy does the work.
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,8 +20,9 @@ from scipy.interpolate import make_interp_spline
 from scipy.optimize import minimize_scalar
 from scipy.sparse.linalg import splu
 
+import runs
+
 REYNOLDS = 100
-TEST = 100  # Points an axis of the test grid.
 LIDS = {"uniform": lambda x: np.ones_like(x), "parabolic": lambda x: 4 * x * (1 - x)}
 # Extreme, component, is it along x = 0.5, where it is looked for.
 EXTREMES = {"u_min": (0, True, (0.3, 0.6)), "v_max": (1, False, (0.1, 0.4)), "v_min": (1, False, (0.7, 0.95))}
@@ -89,37 +91,43 @@ def extremes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def main(finest: int) -> None:
-    start = time.perf_counter()
-    if finest % (2 * (TEST - 1)):
-        raise SystemExit(f"`--finest` must be a multiple of {2 * (TEST - 1)}, got {finest}.")
+def make(config: dict) -> dict[str, np.ndarray]:
+    lid, points = LIDS[config["lid"]], config["test_points"]
+    fields, found = [], []
+    for n in config["grids"]:
+        psi, u, v = solve(n, lid)
+        found.append(extremes(u, v))
+        if n % (points - 1) == 0:
+            k = n // (points - 1)
+            fields.append(np.stack([psi, u, v])[:, ::k, ::k])
+    coarse, fine = fields[-2:]
+    return {
+        "fields": (fine + (fine - coarse) / 3).astype(np.float32),  # ψ, u, v.
+        "change": np.sqrt(np.mean(((fine - coarse) / 3) ** 2, (1, 2))),  # By extrapolation.
+        "extremes": np.stack(found),
+    }
+
+
+def configs(finest: int, test: int) -> dict[str, dict]:
+    if finest % (2 * (test - 1)):
+        raise SystemExit(f"`--finest` must be a multiple of {2 * (test - 1)}, got {finest}.")
     # Three halvings for the order; two for the extrapolated field, on other grids.
     grids = [finest // 6, finest // 3, 2 * finest // 3, finest // 2, finest]
-    arrays = {}
-    for name, lid in LIDS.items():
-        fields, found = [], []
-        for n in grids if name == "uniform" else grids[3:]:
-            psi, u, v = solve(n, lid)
-            found.append(extremes(u, v))
-            if n % (TEST - 1) == 0:
-                k = n // (TEST - 1)
-                fields.append(np.stack([psi, u, v])[:, ::k, ::k])
-            print(name, n, found[-1].round(7).tolist(), f"{time.perf_counter() - start:.0f} s", flush=True)
-        coarse, fine = fields[-2:]
-        arrays |= {
-            f"{name}_fields": (fine + (fine - coarse) / 3).astype(np.float32),  # ψ, u, v.
-            f"{name}_change": np.sqrt(np.mean(((fine - coarse) / 3) ** 2, (1, 2))),  # By extrapolation.
-            f"{name}_extremes": np.stack(found),
+    return {
+        lid: {
+            "problem": "lid_driven_cavity", "reynolds": REYNOLDS, "lid": lid,
+            "grids": grids if lid == "uniform" else grids[3:], "test_points": test, "extremes": list(EXTREMES),
+            "scheme": "streamfunction, second order, Thom, Newton",
+            "fields": "Richardson extrapolation on the test grid (x, y)",
         }
-    config = {
-        "problem": "lid-driven cavity", "reynolds": REYNOLDS, "grids": grids, "lids": list(LIDS),
-        "extremes": list(EXTREMES), "scheme": "streamfunction, second order, Thom, Newton",
-        "fields": "Richardson extrapolation on the test grid (x, y)",
+        for lid in LIDS
     }  # fmt: skip
-    results.save("cavity_reference", config, seconds=time.perf_counter() - start, **arrays)
+
+
+def main(finest: int = 198, test: int = 100) -> None:
+    """``test`` is the number of points an axis of the test grid."""
+    results.fill("cavity_reference", configs(finest, test), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--finest", type=int, default=198)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main)

@@ -2,15 +2,12 @@
 
     python book/experiments/hessian.py [--width 30] [--steps 3000] [--seeds 3] [--cases NAME ...]
 
-Full-batch Adam, its rate falling by 0.9 every 1,000 steps, as in the paper, which has width 50
-and 40,000 steps.  Ends of the spectrum are found without matrices, along the way; all
-eigenvalues at the end, for the first seed of the two Helmholtz problems.  The file is written
-after every case, and a second call goes on where the first one ended.
+For chapters 6 and 8.  Full-batch Adam, its rate falling by 0.9 every 1,000 steps, as in the paper,
+which has width 50 and 40,000 steps.  Ends of the spectrum are found without matrices, along the
+way; all eigenvalues at the end, for the first seed of the two Helmholtz problems.
 """
 
-import argparse
 import functools
-import time
 
 import jax
 
@@ -20,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from pinn_analysis import curvature, networks, problems, results, spectra, training
+
+import runs
 
 HIDDEN_LAYERS = 3
 BATCH_SIZE = 128  # Of all the first paper's experiments; here the same points in all steps.
@@ -40,12 +39,16 @@ def preconditioned(product, root, v):
     return jax.tree.map(jnp.multiply, root, product(jax.tree.map(jnp.multiply, root, v)))
 
 
-def follow(problem, network, at: np.ndarray, seeds: int):
-    """Train, and look at the curvature after each number of steps in ``at``; for each seed."""
+@functools.cache
+def stages(case: str, width: int) -> tuple:
+    """The network, ``(params, adam), points, steps -> (params, adam)``, and what is measured; compiled once a case."""
     # Its own loop: `training.train` does not hand out the state of Adam.
+    problem, architecture = CASES[case]
+    network = networks.standardized(
+        architecture((len(problem.domain[0]), *(width,) * HIDDEN_LAYERS, 1)), *problem.domain
+    )
     optimizer = training.adam(1e-3)
     test = problems.test_points(problem)
-    sizes = dict.fromkeys(problem.conditions, BATCH_SIZE) | ({"boundary": 2} if len(problem.domain[0]) == 1 else {})
 
     def losses(params, points) -> dict:
         return problem.losses(functools.partial(network.apply, params), points)
@@ -60,11 +63,12 @@ def follow(problem, network, at: np.ndarray, seeds: int):
         return jax.lax.fori_loop(0, count, step, state)
 
     @jax.jit
-    def record(params, points):
-        field = functools.partial(network.apply, params)
-        return losses(params, points) | {"error": problems.relative_l2_error(field, problem.solution, test)}
+    def fit(params, points) -> dict:
+        now = losses(params, points)
+        error = problems.relative_l2_error(functools.partial(network.apply, params), problem.solution, test)
+        return {"losses": [now["boundary"], now["residual"]], "error": error}
 
-    def look(params, adam, points, key) -> dict:
+    def measure(params, adam, points, key) -> dict:
         def ends(product) -> spectra.Extremes:
             return spectra.extreme_eigenvalues(product, params, key=key, num_matvecs=PRODUCTS)
 
@@ -74,62 +78,51 @@ def follow(problem, network, at: np.ndarray, seeds: int):
         found = [ends(products[part].terms[term]) for part, term in MEASURED]
         count, nu = adam[0].count, adam[0].nu
         root = jax.tree.map(lambda nu: 1 / jnp.sqrt(jnp.sqrt(nu / (1 - 0.999**count)) + 1e-8), nu)
-        seen = jax.tree_util.Partial(preconditioned, products["hessian"].whole, root)
-        now = record(params, points)
+        by_adam = jax.tree_util.Partial(preconditioned, products["hessian"].whole, root)
         return {
             "ends": [[e.smallest, e.largest] for e in found],
-            "adam": ends(seen).largest if count else np.nan,
-            "losses": [now["boundary"], now["residual"]],
-            "error": now["error"],
+            "adam": ends(by_adam).largest if count else np.nan,
+            **fit(params, points),
         }
 
-    for seed in range(seeds):
-        init_key, points_key, key = jax.random.split(jax.random.key(seed), 3)
-        params, points = network.init(init_key), problem.sample(points_key, sizes)
-        state, rows = (params, optimizer.init(params)), []
-        for before, now in zip([0, *at[:-1]], at, strict=True):
-            state = advance(state, points, now - before)
-            rows.append(look(*state, points, key))
-        yield {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}, state[0], points
+    return network, optimizer, advance, measure
 
 
-def main(width: int, steps: int, seeds: int, cases: list[str]) -> None:
-    at = np.concatenate([[0], np.geomspace(100, steps, 6).round().astype(int)])
-    config = {
-        "width": width, "hidden_layers": HIDDEN_LAYERS, "steps": steps, "seeds": list(range(seeds)),
-        "batch_size": BATCH_SIZE, "boundary_points_1d": 2, "batches": "the same points in every step",
-        "optimizer": "adam 1e-3, 0.9 per 1,000", "inputs": "standardized", "precision": "float64",
-        "num_matvecs": PRODUCTS, "measured": [list(pair) for pair in MEASURED],
+def make(config: dict) -> dict[str, np.ndarray]:
+    """Train, and measure the curvature on the way."""
+    problem, _ = CASES[config["case"]]
+    network, optimizer, advance, measure = stages(config["case"], config["width"])
+    init_key, points_key, key = jax.random.split(jax.random.key(config["seed"]), 3)
+    sizes = dict.fromkeys(problem.conditions, BATCH_SIZE) | ({"boundary": 2} if len(problem.domain[0]) == 1 else {})
+    params, points = network.init(init_key), problem.sample(points_key, sizes)
+    at = np.concatenate([[0], np.geomspace(min(100, config["steps"]), config["steps"], 6).round().astype(int)])
+    state, rows = (params, optimizer.init(params)), []
+    for more in np.diff(at, prepend=0):
+        state = advance(state, points, more)
+        rows.append(measure(*state, points, key))
+    arrays = {"step": at} | {name: np.float32([row[name] for row in rows]) for name in rows[0]}
+    if config["case"] in DENSE and config["seed"] == 0:
+        values = curvature.eigenvalues(curvature.hessian(problem, network.apply, state[0], points))
+        arrays |= {f"spectrum/{term}": np.float32(v) for term, v in values.items()}
+    return arrays
+
+
+def configs(width: int, steps: int, seeds: int, cases: tuple[str, ...]) -> dict[str, dict]:
+    return {
+        f"{case} {seed}": {
+            "case": case, "width": width, "hidden_layers": HIDDEN_LAYERS, "steps": steps, "seed": seed,
+            "batch_size": BATCH_SIZE, "boundary_points_1d": 2, "batches": "the same points in every step",
+            "optimizer": runs.ADAM, "inputs": "standardized", "num_matvecs": PRODUCTS,
+            "measured": [list(pair) for pair in MEASURED],
+        }
+        for case in cases
+        for seed in range(seeds)
     }  # fmt: skip
-    arrays, before = {"step": at}, 0.0
-    try:
-        stored, how = results.load("hessian")
-        if how["config"] == config:
-            arrays, before = stored, how["seconds"]
-    except FileNotFoundError:
-        pass
-    start = time.perf_counter()
-    for name in cases:
-        if f"{name}_ends" in arrays:
-            continue
-        problem, architecture = CASES[name]
-        layers = (len(problem.domain[0]), *(width,) * HIDDEN_LAYERS, 1)
-        network = networks.standardized(architecture(layers), *problem.domain)
-        runs = list(follow(problem, network, at, seeds))
-        arrays |= {f"{name}_{what}": np.stack([run[what] for run, _, _ in runs]) for what in runs[0][0]}
-        if name in DENSE:
-            _, params, points = runs[0]
-            values = curvature.eigenvalues(curvature.hessian(problem, network.apply, params, points))
-            arrays |= {f"{name}_spectrum_{term}": v.astype(np.float32) for term, v in values.items()}
-        spent = before + time.perf_counter() - start
-        results.save("hessian", config, seconds=spent, **arrays)
-        print(f"{name}: {spent:.0f} s, CPU {time.process_time():.0f} s", flush=True)
+
+
+def main(width: int = 30, steps: int = 3000, seeds: int = 3, cases: tuple[str, ...] = tuple(CASES)) -> None:
+    results.fill("hessian", configs(width, steps, seeds, cases), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, cases=CASES)

@@ -2,16 +2,14 @@
 
     python book/experiments/klein_gordon.py [--models M1 M2 M3 M4] [--seeds 3] [--steps 40000]
 
-One record a method and seed; what is stored already is not run again, and more steps replace
-fewer.  A GPU is used where there is one.
+For chapters 9, 10 and 11.
 """
 
-import argparse
 import itertools
 
-from pinn_analysis import problems
+from pinn_analysis import problems, results
 
-from first_paper import MODELS, fill, settings
+import runs
 
 WIDTH, DEPTH = 50, 5  # "5 layers x 50", and five hidden layers in the code too.
 BATCH_SIZE = {"boundary": 256, "initial": 128, "initial_velocity": 128, "residual": 128}
@@ -19,18 +17,23 @@ BATCH_SIZE = {"boundary": 256, "initial": 128, "initial_velocity": 128, "residua
 TWO_ENDS = {"boundary": 2.0, "initial": 1.0, "initial_velocity": 1.0, "residual": 1.0}
 
 
-def main(models: list[str], seeds: int, steps: int) -> None:
-    problem = problems.klein_gordon()
-    configs = {
-        f"{model} {seed}": settings(problem, model, WIDTH, DEPTH, seed, steps, BATCH_SIZE, TWO_ENDS)
+def make(config: dict) -> dict:
+    return runs.train_model(config, problems.klein_gordon())
+
+
+def configs(models: tuple[str, ...], seeds: int, steps: int) -> dict[str, dict]:
+    return {
+        f"{model} {seed}": runs.of_model(
+            problems.klein_gordon(), model, TWO_ENDS, width=WIDTH, depth=DEPTH, seed=seed, steps=steps,
+            batch_size=BATCH_SIZE,
+        )
         for seed, model in itertools.product(range(seeds), models)
-    }
-    fill("klein_gordon", lambda _: problem, configs)
+    }  # fmt: skip
+
+
+def main(models: tuple[str, ...] = tuple(runs.MODELS), seeds: int = 3, steps: int = 40_000) -> None:
+    results.fill("klein_gordon", configs(models, seeds, steps), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40_000)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, models=runs.MODELS)

@@ -1,8 +1,8 @@
 """The kernel of nonlinear problems: random at the start, moving, and predicted all the same.
 
-    python book/experiments/nonlinear_kernel.py [--seeds 48] [--runs 2] [--steps 500]
+    python book/experiments/nonlinear_kernel.py [--seeds 48] [--runs 2] [--steps 500] [--widths 64 256 ...]
 
-Klein-Gordon with and without its cube, and Burgers, one hidden layer.  The residual is a
+For chapter 18.  Klein-Gordon with and without its cube, and Burgers, one hidden layer.  The residual is a
 pointwise function ``F(z)`` of a few *linear* functionals ``z`` of the network (`Lifted`), whose
 kernel ``Θ`` is an ordinary one: constant in the limit.  From it, in the limit,
 
@@ -11,9 +11,7 @@ kernel ``Θ`` is an ordinary one: constant in the limit.  From it, in the limit,
 with ``ℓ(z) = Σ_i mean((F_i(z) - f_i)²)``; all three are measured against networks by width.
 """
 
-import argparse
 import functools
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,8 +25,10 @@ from pinn_analysis import Condition, Problem, curvature, networks, ntk, results,
 from pinn_analysis.operators import Field, Operator, identity, partial
 from pinn_analysis.problems import box, faces
 
-WIDTHS = (64, 256, 1024, 4096)  # At the start.
-TRAINED = (64, 256, 1024)  # Those of them that are trained.
+from runs import command_line, descent, follow
+
+WIDTHS = (64, 256, 1024, 4096)
+WIDEST_TRAINED = 1024
 SIZES = {"boundary": 8, "initial": 8, "initial_velocity": 8, "residual": 24}
 NU = 0.05  # Burgers' viscosity.
 BIAS_STD = 0.5
@@ -225,43 +225,27 @@ def at_start(case: Lifted, told: Limit, width: int, look: Callable, seeds: int) 
     }
 
 
-def descend(step: Callable, measure: Callable, at: np.ndarray) -> Callable:
-    """``start -> (last, measured)``: the end of the run, and ``measure`` at the step numbers ``at``."""
-
-    def on(now: object, gap: jax.Array) -> tuple:
-        now = jax.lax.fori_loop(0, gap, lambda _, x: step(x), now)
-        return now, measure(now)
-
-    gaps = jnp.diff(jnp.asarray(at), prepend=0)
-    return jax.jit(lambda start: jax.lax.scan(on, start, gaps))
-
-
 def limit_run(told: Limit, rate: float, at: np.ndarray) -> Callable:
     """Gradient descent of the infinitely wide network, ``z -> (z at the end, residuals)``."""
     gradient = jax.grad(lambda z: jnp.sum(told.residuals(z) ** 2))
-    return descend(lambda z: z - rate * told.theta.matrix @ gradient(z), told.residuals, at)
+    return follow(lambda z: z - rate * told.theta.matrix @ gradient(z), told.residuals, at)
 
 
 def trained(
-    case: Lifted, told: Limit, width: int, look: Callable, runs: int, rate: float, at: np.ndarray, in_limit: Callable
+    case: Lifted, told: Limit, width: int, look: Callable, seeds: int, rate: float, at: np.ndarray, in_limit: Callable
 ) -> dict[str, np.ndarray]:
     """Gradient descent of networks, and of the limit from the same initial ``z``."""
     apply, init = network(width).apply, jax.jit(network(width).init)
-
-    def loss(params: list) -> jax.Array:
-        return sum(case.problem.losses(functools.partial(apply, params), case.points).values())
-
-    def step(params: list) -> list:
-        return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss)(params))
 
     def norms(params: list, kernel: jax.Array) -> list[float]:
         product = curvature.matvecs(case.problem, apply, params, case.points, part="rest").whole
         ends = spectra.extreme_eigenvalues(product, params, key=jax.random.key(0), num_matvecs=MATVECS)
         return [2 * float(top(kernel, told.share)), max(abs(float(ends.smallest)), abs(float(ends.largest)))]
 
-    run = descend(step, lambda params: told.residuals(functionals(case, apply, params)), at)
+    step = descent(case.problem, apply, case.points, rate)
+    run = follow(step, lambda params: told.residuals(functionals(case, apply, params)), at)
     found = {}
-    for seed in range(runs):
+    for seed in range(seeds):
         params = init(jax.random.key(seed))
         last, r = run(params)
         (kernel, z), (kernel_last, z_last) = look(params), look(last)
@@ -309,57 +293,78 @@ def late(at: np.ndarray) -> int:
     return int(np.searchsorted(at, at[-1] / 10))
 
 
-def main(seeds: int, runs: int, steps: int, widths: list[int]) -> None:
-    at = np.insert(np.unique(np.geomspace(1, steps, SNAPSHOTS).astype(int)), 0, 0)
-    cases = {"linear": klein_gordon(0.0), "klein_gordon": klein_gordon(1.0), "burgers": burgers()}
-    kernel_fn = network(1).kernel_fn
-    config = {
-        "hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": BIAS_STD, "sizes": SIZES,
-        "nu": NU, "gamma": 1.0, "fraction_of_stable_step": FRACTION, "draws": DRAWS, "matvecs": MATVECS,
-        "trained": TRAINED, "seeds": seeds, "runs": runs, "steps": steps, "precision": "float64",
-    }  # fmt: skip
-    cells = [f"{name}/limit" for name in cases]
-    for kind, of in (("trained", [w for w in widths if w in TRAINED]), ("start", widths)):
-        cells += [f"{name}/{kind}/{width}" for width in of for name in cases]
-    todo = results.missing("nonlinear_kernel", dict.fromkeys(cells, config))
-    prepared = {}
-    for name in dict.fromkeys(cell.split("/")[0] for cell in todo):
-        case = cases[name]
-        theta = ntk.infinite(case.linear, kernel_fn, case.where)
-        # The same operators on the other kernel: the covariance of the initial field.
-        shown = {k: c for k, c in case.linear.conditions.items() if k in ("value", "slope")}
-        field = case.linear._replace(conditions=shown)
-        covariance = ntk.infinite(field, lambda x, y, _: kernel_fn(x, y, "nngp"), {k: case.where[k] for k in shown})
-        told = limit(case, theta)
-        fields = random_fields(case, covariance, theta)
-        stiff = jax.lax.map(lambda z, told=told: top(told.kernel(z), told.share), fields[:1000])
-        rate = FRACTION / float(jnp.quantile(stiff, 0.95))
-        prepared[name] = case, told, fields, stiff, rate, limit_run(told, rate, at)
+CASES = {"linear": lambda: klein_gordon(0.0), "klein_gordon": lambda: klein_gordon(1.0), "burgers": burgers}
 
-    looks = {}
-    for cell in todo:
-        start = time.perf_counter()
-        name, kind, *rest = cell.split("/")
-        case, told, fields, stiff, rate, in_limit = prepared[name]
-        if kind == "limit":
-            kernels = jax.lax.map(lambda z, told=told: residual_block(told.kernel(z)), fields)
-            found = {"spread": spread(kernels), "stiffness": stiff, "rate": rate, "at": at}
-        else:
-            width = int(rest[0])
-            look = looks.setdefault((name, width), observe(case, width))
-            if kind == "start":
-                found = at_start(case, told, width, look, seeds)
-            else:
-                found = trained(case, told, width, look, runs, rate, at, in_limit)
-        arrays = {key: np.asarray(value, np.float32) for key, value in found.items()}
-        results.add("nonlinear_kernel", cell, config, seconds=time.perf_counter() - start, **arrays)
-        print(cell, f"{time.perf_counter() - start:.0f} s", flush=True)
+
+class Prepared(NamedTuple):
+    """What the runs of a case have in common: the limit, random fields, and the step that they allow."""
+
+    case: Lifted
+    limit: Limit
+    fields: jax.Array
+    stiffness: jax.Array
+    rate: float
+
+
+@functools.cache
+def prepared(name: str) -> Prepared:
+    case, kernel_fn = CASES[name](), network(1).kernel_fn
+    theta = ntk.infinite(case.linear, kernel_fn, case.where)
+    # The same operators on the other kernel: the covariance of the initial field.
+    shown = {k: c for k, c in case.linear.conditions.items() if k in ("value", "slope")}
+    field = case.linear._replace(conditions=shown)
+    covariance = ntk.infinite(field, lambda x, y, _: kernel_fn(x, y, "nngp"), {k: case.where[k] for k in shown})
+    told = limit(case, theta)
+    fields = random_fields(case, covariance, theta)
+    stiff = jax.lax.map(lambda z: top(told.kernel(z), told.share), fields[:1000])
+    return Prepared(case, told, fields, stiff, FRACTION / float(jnp.quantile(stiff, 0.95)))
+
+
+observed = functools.cache(lambda name, width: observe(prepared(name).case, width))
+
+
+@functools.cache
+def in_limit(name: str, steps: int) -> Callable:
+    return limit_run(prepared(name).limit, prepared(name).rate, snapshots(steps))
+
+
+def snapshots(steps: int) -> np.ndarray:
+    return np.insert(np.unique(np.geomspace(1, steps, SNAPSHOTS).astype(int)), 0, 0)
+
+
+def make(config: dict) -> dict[str, np.ndarray]:
+    name, kind = config["case"], config["kind"]
+    case, told, fields, stiff, rate = prepared(name)
+    if kind == "limit":
+        kernels = jax.lax.map(lambda z: residual_block(told.kernel(z)), fields)
+        found = {"spread": spread(kernels), "stiffness": stiff, "rate": rate}
+    elif kind == "start":
+        found = at_start(case, told, config["width"], observed(name, config["width"]), config["seeds"])
+    else:
+        at, look = snapshots(config["steps"]), observed(name, config["width"])
+        told_run = in_limit(name, config["steps"])
+        found = {"at": at} | trained(case, told, config["width"], look, config["runs"], rate, at, told_run)
+    return {key: np.asarray(value, np.float32) for key, value in found.items()}
+
+
+def configs(seeds: int, runs: int, steps: int, widths: tuple[int, ...]) -> dict[str, dict]:
+    network = {"hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": BIAS_STD}
+    step = {"fraction_of_stable_step": FRACTION, "draws": DRAWS}
+    found = {}
+    for name in CASES:
+        common = network | {"case": name, "sizes": SIZES, "nu": NU, "gamma": 1.0}
+        found[f"{name}/limit"] = common | step | {"kind": "limit"}
+        for width in widths:
+            found[f"{name}/start/{width}"] = common | {"kind": "start", "width": width, "seeds": seeds}
+            if width <= WIDEST_TRAINED:
+                run = {"kind": "trained", "width": width, "runs": runs, "steps": steps, "matvecs": MATVECS}
+                found[f"{name}/trained/{width}"] = common | step | run
+    return found
+
+
+def main(seeds: int = 48, runs: int = 2, steps: int = 500, widths: tuple[int, ...] = WIDTHS) -> None:
+    results.fill("nonlinear_kernel", configs(seeds, runs, steps, widths), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=48)
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
-    main(**vars(parser.parse_args()))
+    command_line(main)

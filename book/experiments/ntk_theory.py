@@ -2,16 +2,13 @@
 
     python book/experiments/ntk_theory.py [--layers 1 3] [--widest 16384] [--runs 0]
 
-How far the kernel of a random network is from its limit, and how far it moves over the
+For chapter 12.  How far the kernel of a random network is from its limit, and how far it moves over the
 paper's 10,000 steps of gradient descent.  Their step is far below the stable one, so they
 follow the gradient flow up to the time 0.1; so do we, with fewer steps (the run at width 100
-that takes all 10,000 is stored beside them).  The file is written after every run, and
-cells that are in it are not run again.
+that takes all 10,000 is stored beside them).
 """
 
-import argparse
 import functools
-import time
 
 import jax
 
@@ -20,6 +17,8 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 from pinn_analysis import convergence, networks, ntk, problems, results, spectra
+
+from runs import command_line
 
 WIDTHS = (10, 32, 100, 500, 1024, 4096, 16384)
 # Seeds of initial kernels, and how many of them are trained: a step of three layers of 1,024
@@ -32,12 +31,12 @@ RUNS = {
 # On the loss ½ Σ r²: 0.1 is the end of 10,000 steps of 1e-5 (Sec. 7.1), 0.002 the end of the
 # same steps if the loss is a mean of squares, as in the authors' notebook.
 TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-SEEDS = 20
 FRACTION = {1: 0.2, 3: 0.4}  # A step is this over λ_max.
 REPEAT = 50  # The paper's 100 boundary points are the two ends, 50 times each.
 SPECTRA = (10, 100, 500)  # The paper's widths.
 BLOCKS = (("boundary", "boundary"), ("boundary", "residual"), ("residual", "residual"))
 
+PROBLEM = problems.poisson_1d(a=1)
 POINTS = {"boundary": np.array([[0.0], [1.0]]), "residual": np.linspace(0, 1, 100)[:, None]}
 # ½ Σ over 50 + 50 + 100 points, as a mean over each term.
 WEIGHTS = {"boundary": 50.0, "residual": 50.0}
@@ -69,11 +68,22 @@ def eigenvalues(kernel: ntk.KernelBlocks) -> np.ndarray:
     return np.stack([np.pad(v, (0, 30 - len(v))) for v in kept])
 
 
-def stepper(problem, apply):
+def network(layers: int, width: int) -> networks.Network:
+    return networks.mlp((1, *(width,) * layers, 1), parameterization="ntk", bias_std=1.0)
+
+
+@functools.cache
+def limit(layers: int) -> ntk.KernelBlocks:
+    return ntk.infinite(PROBLEM, network(layers, 1).kernel_fn, POINTS)
+
+
+@functools.cache
+def stepper(layers: int, width: int):
     """``(params, η, steps) -> params, ∫|Σ r|`` by gradient descent, compiled once for any η and steps."""
+    apply = network(layers, width).apply
 
     def loss(params):
-        r = problem.residuals(functools.partial(apply, params), POINTS)
+        r = PROBLEM.residuals(functools.partial(apply, params), POINTS)
         return sum(WEIGHTS[name] * jnp.mean(r[name] ** 2) for name in r), r
 
     @jax.jit
@@ -89,38 +99,39 @@ def stepper(problem, apply):
     return descend
 
 
-def flow(problem, apply, params, descend, limit: ntk.KernelBlocks, fraction: float) -> dict[str, np.ndarray]:
-    """The flow from ``params``: its kernels at TIMES against the initial one.
+def flow(layers: int, width: int, params, times, fraction: float) -> dict[str, np.ndarray]:
+    """The flow from ``params``: its kernels at some times against the initial one.
 
-    A step is ``fraction / λ_max`` of the kernel at the last of TIMES: the stable one is twice
+    A step is ``fraction / λ_max`` of the kernel at the time before: the stable one is twice
     that for ``fraction`` 1, and sums over a run of gradient descent and integrals over the
     flow agree to O(fraction).  Zero takes the paper's step.
     """
-    residuals = jax.jit(lambda params: problem.residuals(functools.partial(apply, params), POINTS))
-    first, r0, theta0 = ntk.empirical(problem, apply, params, POINTS), residuals(params), flat(params)
-    told = [r0, r0]  # The same steps of a linear model, with the initial and with the infinite kernel.
+    apply, descend = network(layers, width).apply, stepper(layers, width)
+    residuals = jax.jit(lambda params: PROBLEM.residuals(functools.partial(apply, params), POINTS))
+    first, r0, theta0 = ntk.empirical(PROBLEM, apply, params, POINTS), residuals(params), flat(params)
+    predicted = [r0, r0]  # The same steps of a linear model, with the initial and with the infinite kernel.
     norm = lambda r: float(np.sqrt(sum(np.mean(part**2) for part in r.values())))
     records, integrals, now, last, steps = [], np.zeros(2), params, first, 0
-    for start, end in zip((0.0, *TIMES[:-1]), TIMES, strict=True):
+    for start, end in zip((0.0, *times[:-1]), times, strict=True):
         largest = float(eigenvalues(last)[0, 0])
         n = int(np.ceil((end - start) * (largest / fraction if fraction else 1e5) - 1e-6))
         learning_rate = (end - start) / n
         now, part = descend(now, learning_rate, n)
-        told = [
-            convergence.gradient_descent(k, learning_rate, WEIGHTS).residuals(t, n)
-            for k, t in zip((first, limit), told, strict=True)
+        predicted = [
+            convergence.gradient_descent(k, learning_rate, WEIGHTS).residuals(r, n)
+            for k, r in zip((first, limit(layers)), predicted, strict=True)
         ]
         steps, integrals = steps + n, integrals + np.asarray(part)
-        last, r, moved = ntk.empirical(problem, apply, now, POINTS), residuals(now), flat(now) - theta0
+        last, r, moved = ntk.empirical(PROBLEM, apply, now, POINTS), residuals(now), flat(now) - theta0
         records.append(
             [
                 *change(last, first),
                 *(np.linalg.norm(moved), np.linalg.norm(moved) / np.linalg.norm(theta0), np.abs(moved).max()),
-                *(norm({k: t[k] - r[k] for k in r}) / norm(r0) for t in told),
+                *(norm({k: p[k] - r[k] for k in r}) / norm(r0) for p in predicted),
                 norm(r) / norm(r0),
             ]
         )
-    error = problems.relative_l2_error(functools.partial(apply, now), problem.solution, problems.grid(problem, 201))
+    error = problems.relative_l2_error(functools.partial(apply, now), PROBLEM.solution, problems.grid(PROBLEM, 201))
     return {
         "path": np.array(records),
         "end": np.array([*integrals, np.abs(theta0).max(), np.abs(flat(now)).max(), float(error), steps]),
@@ -134,74 +145,48 @@ PATH = (*NORMS, "theta", "theta_relative", "theta_max", "miss_initial", "miss_li
 END = ("integral_boundary", "integral_residual", "largest_start", "largest_end", "error", "steps")
 
 
-def resume(arrays: dict[str, np.ndarray], config: dict) -> float:
-    """Fill what is missing from the stored file, if it is of this configuration; the seconds it took."""
-    if not (results.FOLDER / "ntk_theory.npz").exists():
-        return 0.0
-    stored, how = results.load("ntk_theory")
-    if how["config"] != config:
-        return 0.0
-    for name, values in arrays.items():
-        arrays[name] = np.where(np.isnan(values), stored[name], values)
-    return how["seconds"]
+def make(config: dict) -> dict[str, np.ndarray]:
+    """Eigenvalues of a limit, the distance of an initial kernel to it, or a run."""
+    layers, kind = config["layers"], config["kind"]
+    if kind == "limit":
+        return {"eigenvalues": np.float32(eigenvalues(limit(layers)))}
+    net = network(layers, config["width"])
+    params = net.init(jax.random.key(config["seed"]))
+    if kind == "start":
+        first = ntk.empirical(PROBLEM, net.apply, params, POINTS)
+        return {"initial": np.float32(change(first, limit(layers)))}
+    run = flow(layers, config["width"], params, config["times"], config["fraction"])
+    kept = ("path", "end", "spectra") if config["width"] in SPECTRA else ("path", "end")
+    return {name: np.float32(run[name]) for name in kept}
 
 
-def main(layers: list[int], widest: int, runs: int) -> None:
-    config = {
-        "problem": "poisson_1d", "a": 1, "layers": [1, 3], "activation": "tanh", "parameterization": "ntk",
-        "bias_std": 1.0, "boundary_points": 100, "residual_points": 100, "loss": "½ Σ r²", "times": list(TIMES),
-        "fraction": [FRACTION[1], FRACTION[3]], "precision": "float64", "spectra": list(SPECTRA),
-        "norms": list(NORMS), "path": list(PATH), "end": list(END), "seeds": list(range(SEEDS)),
+def configs(layers: tuple[int, ...], widest: int, runs: int, widths: tuple[int, ...], times: tuple) -> dict[str, dict]:
+    """Limits, initial kernels and runs; and one run with the paper's step, whose fraction is 0."""
+    common = {
+        "problem": "poisson_1d", "a": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0,
+        "boundary_points": 100, "residual_points": 100,
     }  # fmt: skip
-    cells, count = (2, len(WIDTHS), SEEDS), len(TIMES)
-    arrays = {
-        "initial": np.full((*cells, len(NORMS)), np.nan),
-        "path": np.full((*cells, count, len(PATH)), np.nan),
-        "end": np.full((*cells, len(END)), np.nan),
-        "spectra": np.full((2, len(SPECTRA), SEEDS, 2, 3, 30), np.nan),  # Start and end; all, uu, rr.
-        "limit": np.full((2, 3, 30), np.nan),
-        "paper_step": np.full((2, count, len(PATH)), np.nan),  # Width 100, seed 0: the paper's step, and ours.
-    }
-    begin, before = time.perf_counter(), resume(arrays, config)
+    found = {}
+    for depth in layers:
+        of_depth = common | {"layers": depth}
+        run = of_depth | {"kind": "run", "loss": "½ Σ r²", "times": times, "path": PATH, "end": END}
+        found[f"limit {depth}"] = of_depth | {"kind": "limit"}
+        for width in (w for w in widths if w <= widest):
+            cell = {"width": width}
+            for seed in range(max(INITIAL[depth].get(width, 1), runs)):
+                start = of_depth | cell | {"kind": "start", "seed": seed, "norms": NORMS}
+                found[f"start {depth}x{width} {seed}"] = start
+            for seed in range(max(RUNS[depth].get(width, 1), runs)):
+                found[f"run {depth}x{width} {seed}"] = run | cell | {"seed": seed, "fraction": FRACTION[depth]}
+        if depth == 1 and 100 in widths and widest >= 100:
+            found["paper's step 1x100 0"] = run | {"kind": "paper's step", "width": 100, "seed": 0, "fraction": 0}
+    return found
 
-    def keep() -> None:
-        resume(arrays, config)  # One process may do one layer while another does three.
-        small = {name: values.astype(np.float32) for name, values in arrays.items()}
-        seconds = before + time.perf_counter() - begin
-        results.save("ntk_theory", config, seconds=seconds, widths=np.array(WIDTHS), **small)
 
-    problem = problems.poisson_1d(a=1)
-    for i, depth in enumerate((1, 3)):
-        if depth not in layers:
-            continue
-        of_width = lambda w, depth=depth: networks.mlp((1, *(w,) * depth, 1), parameterization="ntk", bias_std=1.0)
-        limit = ntk.infinite(problem, of_width(1).kernel_fn, POINTS)
-        arrays["limit"][i] = eigenvalues(limit)
-        for j, width in enumerate(w for w in WIDTHS if w <= widest):
-            network = of_width(width)
-            descend = stepper(problem, network.apply)
-            for seed in range(max(INITIAL[depth][width], runs)):
-                params = network.init(jax.random.key(seed))
-                if np.isnan(arrays["initial"][i, j, seed, 0]):
-                    first = ntk.empirical(problem, network.apply, params, POINTS)
-                    arrays["initial"][i, j, seed] = change(first, limit)
-                if seed >= max(RUNS[depth][width], runs) or np.isfinite(arrays["end"][i, j, seed, 0]):
-                    continue
-                run = flow(problem, network.apply, params, descend, limit, FRACTION[depth])
-                arrays["path"][i, j, seed], arrays["end"][i, j, seed] = run["path"], run["end"]
-                if width in SPECTRA:
-                    arrays["spectra"][i, SPECTRA.index(width), seed] = run["spectra"]
-                if (depth, width, seed) == (1, 100, 0):
-                    slow = flow(problem, network.apply, params, descend, limit, 0)
-                    arrays["paper_step"][:] = slow["path"], run["path"]
-                keep()
-                print(depth, width, seed, f"{time.perf_counter() - begin:.0f} s", flush=True)
-            keep()
+def main(layers: tuple[int, ...] = (1, 3), widest: int = WIDTHS[-1], runs: int = 0) -> None:
+    """``runs`` is how many seeds of every width to train at least."""
+    results.fill("ntk_theory", configs(layers, widest, runs, WIDTHS, TIMES), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 3], choices=(1, 3))
-    parser.add_argument("--widest", type=int, default=WIDTHS[-1])
-    parser.add_argument("--runs", type=int, default=0, help=f"train this many seeds of every width, at most {SEEDS}")
-    main(**vars(parser.parse_args()))
+    command_line(main)

@@ -2,59 +2,50 @@
 
     python book/experiments/poisson_frequency.py [--steps 40000] [--seeds 3]
 
-With a learning rate that falls, as in the authors' code for other problems, and with a
-constant one: the paper does not say which, and there is no code for this example.  Every
-run by itself; a GPU is used where there is one.
+For chapters 1 and 11.  With a learning rate that falls, as in the authors' code for other
+problems, and with a constant one: the paper does not say which, and there is no code for this
+example.
 """
 
-import argparse
 import itertools
-import time
 
 import jax
 import numpy as np
 import optax
 from pinn_analysis import networks, problems, results, training
 
+import runs
+
 FREQUENCIES = (1, 2, 4, 8, 16)  # Table 1.
 SIZES = (1, 50, 50, 50, 50, 50, 1)  # "5 layers x 50", caption of Table 1.
 BATCH_SIZE = 128  # Of all the first paper's experiments.
 RECORD_EVERY = 400
-OPTIMIZERS = {"falling": training.adam(1e-3), "constant": optax.adam(1e-3)}
+OPTIMIZERS = {"falling": (training.adam(1e-3), runs.ADAM), "constant": (optax.adam(1e-3), "adam 1e-3")}
 
 
-def main(steps: int, seeds: int) -> None:
-    start = time.perf_counter()
-    x = np.linspace(0, 1, 200, dtype=np.float32)
-    histories, outputs = [], []
-    for optimizer, frequency, seed in itertools.product(OPTIMIZERS.values(), FREQUENCIES, range(seeds)):
-        problem = problems.poisson_1d(frequency / np.pi)
-        network = networks.standardized(networks.mlp(SIZES), *problem.domain)
-        run = training.train(
-            problem, network, key=jax.random.key(seed), steps=steps, batch_size=BATCH_SIZE, optimizer=optimizer,
-            record_every=RECORD_EVERY,
-        )  # fmt: skip
-        histories.append(run.history)
-        outputs.append(jax.vmap(network.apply, (None, 0))(run.params, x[:, None]))
+def make(config: dict) -> dict[str, np.ndarray]:
+    problem = problems.poisson_1d(config["frequency"] / np.pi)
+    network, (optimizer, _) = networks.mlp(tuple(config["sizes"])), OPTIMIZERS[config["rate"]]
+    run = runs.train(config, problem, network, optimizer=optimizer, record_every=RECORD_EVERY)
+    apply = networks.standardized(network, *problem.domain).apply
+    output = jax.vmap(apply, (None, 0))(run.params, np.linspace(0, 1, 200, dtype=np.float32)[:, None])
+    return {"output": np.float32(output), **runs.stored(run, ("error", "loss"))}
 
-    def shape(rows: list) -> np.ndarray:
-        return np.stack(rows).reshape(len(OPTIMIZERS), len(FREQUENCIES), seeds, -1).astype(np.float32)
 
-    config = {
-        "problem": "poisson_1d", "frequencies": FREQUENCIES, "sizes": SIZES, "steps": steps,
-        "seeds": list(range(seeds)), "batch_size": BATCH_SIZE, "precision": "float32", "inputs": "standardized",
-        "optimizers": {"falling": "adam 1e-3, 0.9 per 1,000", "constant": "adam 1e-3"},
+def configs(steps: int, seeds: int, frequencies: tuple[int, ...]) -> dict[str, dict]:
+    return {
+        f"{rate} {frequency} {seed}": runs.settings(
+            problem="poisson_1d", frequency=frequency, rate=rate, sizes=SIZES, steps=steps, seed=seed,
+            batch_size=BATCH_SIZE,
+        )
+        | {"optimizer": OPTIMIZERS[rate][1]}
+        for rate, frequency, seed in itertools.product(OPTIMIZERS, frequencies, range(seeds))
     }  # fmt: skip
-    recorded = ("error", "loss/boundary", "loss/residual")
-    results.save(
-        "poisson_frequency", config, seconds=time.perf_counter() - start,
-        step=histories[0]["step"], x=x, output=shape(outputs),
-        **{name.replace("/", "_"): shape([h[name] for h in histories]) for name in recorded},
-    )  # fmt: skip
+
+
+def main(steps: int = 40_000, seeds: int = 3, frequencies: tuple[int, ...] = FREQUENCIES) -> None:
+    results.fill("poisson_frequency", configs(steps, seeds, frequencies), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main)

@@ -2,13 +2,12 @@
 
     python book/experiments/prediction_limits.py [--seeds 3] [--widths 256 1024 4096] [--parts adam]
 
-One hidden layer and 1-D Poisson throughout.
+For chapter 14.  One hidden layer and 1-D Poisson throughout.
 """
 
-import argparse
 import functools
-import json
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.flatten_util
@@ -21,6 +20,8 @@ import optax
 from pinn_analysis import convergence, networks, ntk, partial, problems, results
 from pinn_analysis.problems import Condition, Problem
 
+import runs
+
 FREQUENCIES = np.arange(1, 9)
 FREQUENCY_STEPS = {"as they are": 1024, "scaled": 512}
 FRACTIONS = (0.1, 0.4, 0.8, 0.95, 1.05, 1.5, 2.0, 3.0)  # Of the largest stable step.
@@ -30,6 +31,7 @@ ADAM_WIDTHS = (256, 1024)
 ADAM_RATE = 1e-3  # At width 256; falls like one over the root of the width.
 B1, B2, EPS = 0.9, 0.999, 1e-8
 ENDS = jnp.array([[0.0], [1.0]])
+POISSON = problems.poisson_1d(a=1)
 
 
 def several_sines() -> Problem:
@@ -41,42 +43,64 @@ def several_sines() -> Problem:
     def source(x):
         return -(jnp.pi**2) * sum(jnp.sin(k * jnp.pi * x[0]) for k in FREQUENCIES)
 
-    plain = problems.poisson_1d()
     conditions = {
-        "boundary": plain.conditions["boundary"]._replace(target=solution),
-        "residual": Condition(partial(0, 0), source, plain.conditions["residual"].sample),
+        "boundary": POISSON.conditions["boundary"]._replace(target=solution),
+        "residual": Condition(partial(0, 0), source, POISSON.conditions["residual"].sample),
     }
-    return Problem("several_sines", conditions, plain.domain, solution)
+    return Problem("several_sines", conditions, POISSON.domain, solution)
+
+
+SINES = several_sines()
 
 
 def midpoints(n: int) -> dict[str, jax.Array]:
     return {"boundary": ENDS, "residual": (jnp.arange(n)[:, None] + 0.5) / n}
 
 
-def network(width: int) -> networks.Network:
-    return networks.mlp((1, width, 1), parameterization="ntk", bias_std=1.0)
+def shares(points: dict) -> jax.Array:
+    """``1 / n_i`` of each row: ``sum(shares * r**2)`` is the loss."""
+    return jnp.concatenate([jnp.full(len(x), 1 / len(x)) for x in points.values()])
 
 
-def training(problem, apply, points, optimizer, length):
-    """``(params, state) -> (params, state), residuals`` before each of ``length`` steps, stacked rows."""
-
-    def residuals(params):
-        parts = problem.residuals(functools.partial(apply, params), points)
-        return jnp.concatenate([parts[name] for name in problem.conditions])
-
-    d = jnp.concatenate([jnp.full(len(points[name]), 1 / len(points[name])) for name in problem.conditions])
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(lambda p: jnp.sum(d * residuals(p) ** 2))(params), state)
-        return (optax.apply_updates(params, updates), state), residuals(params)
-
-    return jax.jit(lambda params, state: jax.lax.scan(step, (params, state), length=length)), residuals, d
+def norm(d: jax.Array, r: jax.Array) -> np.ndarray:
+    """Root of the loss of rows ``r``."""
+    return np.sqrt(np.sum(np.asarray(d) * np.asarray(r) ** 2, -1))
 
 
-def frequencies(widths, seeds) -> dict[str, np.ndarray]:
+@functools.cache
+def network(width: int, inputs: str = "as they are") -> networks.Network:
+    net = networks.mlp((1, width, 1), parameterization="ntk", bias_std=1.0)
+    return networks.standardized(net, *POISSON.domain) if inputs == "scaled" else net
+
+
+EQUATIONS = {"sines": SINES, "poisson": POISSON}
+
+
+@functools.cache
+def kernel(equation: str, points: int, inputs: str = "as they are") -> ntk.KernelBlocks:
+    return ntk.infinite(EQUATIONS[equation], network(1, inputs).kernel_fn, midpoints(points))
+
+
+@functools.cache
+def descending(equation: str, points: int, steps: int, width: int, inputs: str = "as they are") -> Callable:
+    """``(params, learning rate) -> (last, residuals)`` of gradient descent, a row a step; compiled once."""
+    problem, apply, where = EQUATIONS[equation], network(width, inputs).apply, midpoints(points)
+
+    @jax.jit
+    def run(params, learning_rate):
+        step = runs.descent(problem, apply, where, learning_rate)
+        return runs.follow(step, problem.rows(apply, where), np.arange(steps + 1))(params)
+
+    return run
+
+
+def rows(residuals: dict, names) -> np.ndarray:
+    return np.concatenate([residuals[name] for name in names], -1)
+
+
+def frequencies(config: dict) -> dict[str, np.ndarray]:
     """Steps until each sine in the residual has fallen to a tenth, predicted and measured; inf if later."""
-    problem, points = several_sines(), midpoints(48)
+    points, at = midpoints(config["points"]), np.arange(config["steps"] + 1)
     basis = np.sin(np.pi * FREQUENCIES * np.asarray(points["residual"]))
 
     def first(rows):
@@ -84,169 +108,144 @@ def frequencies(widths, seeds) -> dict[str, np.ndarray]:
         reached = part <= 0.1 * part[0]
         return np.where(reached.any(0), reached.argmax(0), np.inf)
 
-    out = {}
-    for inputs, steps in FREQUENCY_STEPS.items():
-        wrap = (lambda net: networks.standardized(net, *problem.domain)) if inputs == "scaled" else (lambda net: net)
-        kernel = ntk.infinite(problem, wrap(network(1)).kernel_fn, points)
-        rate = 0.4 * convergence.max_learning_rate(kernel)
-        descent, optimizer = convergence.gradient_descent(kernel, rate), optax.sgd(rate)
-        predicted, measured = [], []
-        for width in widths:
-            net = wrap(network(width))
-            run, _, _ = training(problem, net.apply, points, optimizer, steps + 1)
-            for seed in range(seeds):
-                params = net.init(jax.random.key(seed))
-                _, rows = run(params, optimizer.init(params))
-                told = descent.residuals(kernel.split(rows[0]), np.arange(steps + 1))
-                measured.append(first(rows))
-                predicted.append(first(np.concatenate([told[name] for name in kernel.names], -1)))
-        for key, value in {"predicted": predicted, "measured": measured}.items():
-            out[f"frequency/{inputs}/{key}"] = np.reshape(value, (len(widths), seeds, -1))
-    return out
+    limit = kernel("sines", config["points"], config["inputs"])
+    rate = 0.4 * convergence.max_learning_rate(limit)
+    params = network(config["width"], config["inputs"]).init(jax.random.key(config["seed"]))
+    _, measured = descending("sines", config["points"], config["steps"], config["width"], config["inputs"])(
+        params, rate
+    )
+    predicted = convergence.gradient_descent(limit, rate).residuals(limit.split(measured[0]), at)
+    return {"predicted": first(rows(predicted, limit.names)), "measured": first(measured)}
 
 
-def learning_rates(widths, seeds) -> dict[str, np.ndarray]:
+def learning_rates(config: dict) -> dict[str, np.ndarray]:
     """Error of the prediction, last loss, and last sharpness over the predicted one, by learning rate."""
-    problem, points = problems.poisson_1d(a=1), midpoints(32)
-    kernel = ntk.infinite(problem, network(1).kernel_fn, points)
-    stable = convergence.max_learning_rate(kernel)
-    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
-    gap, loss, sharpness = (np.full((len(widths), len(FRACTIONS), seeds), np.nan) for _ in range(3))
-    for i, width in enumerate(widths):
-        net = network(width)
-        run, _, d = training(problem, net.apply, points, optimizer, RATE_STEPS + 1)
-        for j, fraction in enumerate(FRACTIONS):
-            for seed in range(seeds):
-                params = net.init(jax.random.key(seed))
-                state = optimizer.init(params)
-                state.hyperparams["learning_rate"] = jnp.array(fraction * stable)
-                (params, _), rows = run(params, state)
-                norm = lambda r: jnp.sqrt(jnp.sum(d * r**2, -1))  # noqa: B023
-                loss[i, j, seed] = norm(rows[-1]) ** 2 / norm(rows[0]) ** 2
-                if fraction <= 1:
-                    descent = convergence.gradient_descent(kernel, fraction * stable)
-                    told = descent.residuals(kernel.split(rows[0]), np.arange(RATE_STEPS + 1))
-                    told = jnp.concatenate([told[name] for name in kernel.names], -1)
-                    gap[i, j, seed] = jnp.max(norm(told - rows)) / norm(rows[0])
-                if np.isfinite(loss[i, j, seed]):
-                    last = ntk.empirical(problem, net.apply, params, points)
-                    sharpness[i, j, seed] = stable / convergence.max_learning_rate(last)
-    return {"rate/gap": gap, "rate/loss": loss, "rate/sharpness": sharpness}
+    points, at, net = midpoints(config["points"]), np.arange(config["steps"] + 1), network(config["width"])
+    limit, d = kernel("poisson", config["points"]), shares(points)
+    stable = convergence.max_learning_rate(limit)
+    run = descending("poisson", config["points"], config["steps"], config["width"])
+    start = net.init(jax.random.key(config["seed"]))
+    gap, loss, sharpness = np.full((3, len(config["fractions"])), np.nan)
+    for j, fraction in enumerate(config["fractions"]):
+        params, measured = run(start, fraction * stable)
+        size = norm(d, measured[0])
+        loss[j] = (norm(d, measured[-1]) / size) ** 2
+        if fraction <= 1:
+            descent = convergence.gradient_descent(limit, fraction * stable)
+            predicted = rows(descent.residuals(limit.split(measured[0]), at), limit.names)
+            gap[j] = np.max(norm(d, predicted - measured)) / size
+        if np.isfinite(loss[j]):
+            last = ntk.empirical(POISSON, net.apply, params, points)
+            sharpness[j] = stable / convergence.max_learning_rate(last)
+    return {"gap": gap, "loss": loss, "sharpness": sharpness}
 
 
-def preconditioned(jacobian, r, d, state, rate) -> tuple[np.ndarray, float]:
-    """Residuals of HORIZON steps from the kernel ``J P⁻¹ Jᵀ`` of now, with Adam's momentum; and ``η Λ_max``."""
+def preconditioned(jacobian, r, d, state, rate, horizon: int) -> tuple[np.ndarray, float]:
+    """Residuals of some steps from the kernel ``J P⁻¹ Jᵀ`` of now, with Adam's momentum; and ``η Λ_max``."""
     k = int(state.count)
     p = np.sqrt(np.asarray(state.nu) / (1 - B2**k)) + EPS
     kernel, momentum = (jacobian / p) @ jacobian.T, jacobian @ (np.asarray(state.mu) / p)
     rows = [r]
-    for step in range(1, HORIZON + 1):
+    for step in range(1, horizon + 1):
         momentum = B1 * momentum + (1 - B1) * 2 * kernel @ (d * r)
         r = r - rate * momentum / (1 - B1 ** (k + step))
         rows.append(r)
     return np.stack(rows), rate * np.linalg.eigvalsh(np.sqrt(d)[:, None] * kernel * np.sqrt(d))[-1]
 
 
-def adam(widths, seeds) -> dict[str, np.ndarray]:
-    """Frozen preconditioner over windows of a run; and the whole run, as the network linearised at its start has it."""
-    problem, points = problems.poisson_1d(a=1), midpoints(32)
-    length = STARTS[-1] + HORIZON + 1
-    shape = (len(widths), seeds, len(STARTS))
-    gap, change = np.zeros((*shape, HORIZON + 1)), np.zeros((*shape, HORIZON + 1))
-    speed, linear = np.zeros(shape), np.zeros((len(widths), seeds, length))
-    d = np.repeat([1 / 2, 1 / 32], [2, 32])
+class Adam(NamedTuple):
+    """Adam on one width, from flat parameters, compiled once for all seeds."""
 
-    def norm(r) -> np.ndarray:
-        return np.sqrt(np.sum(d * np.asarray(r) ** 2, -1))
-
-    for i, width in enumerate(widths):
-        net = network(width)
-        unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(0)))[1]
-        rate = ADAM_RATE * (256 / width) ** 0.5
-        optimizer = optax.adam(rate, B1, B2, EPS)
-        run, advance, residuals = descending(problem, net, unravel, points, optimizer, d, length)
-        jacobian = jax.jit(jax.jacrev(residuals))
-        linearised = jax.jit(lambda start, j: descending_line(start, j, optimizer, d, length))  # noqa: B023
-        for seed in range(seeds):
-            flat = jax.flatten_util.ravel_pytree(net.init(jax.random.key(seed)))[0]
-            state = optimizer.init(flat)
-            rows = np.asarray(run(flat, state))
-            linear[i, seed] = norm(linearised(rows[0], jacobian(flat)) - rows) / norm(rows[0])
-            for j, start in enumerate(STARTS):
-                flat, state = advance(flat, state, start - (STARTS[j - 1] if j else 0))
-                window = rows[start : start + HORIZON + 1]
-                told, speed[i, seed, j] = preconditioned(np.asarray(jacobian(flat)), window[0], d, state[0], rate)
-                gap[i, seed, j] = norm(told - window) / norm(window[0])
-                change[i, seed, j] = norm(window - window[0]) / norm(window[0])
-    return {"adam/gap": gap, "adam/change": change, "adam/speed": speed, "adam/linear": linear}
+    rate: float
+    start: Callable  # seed -> (params, state)
+    residuals: Callable  # params -> rows
+    run: Callable  # (params, state) -> residuals of a whole run
+    advance: Callable  # ((params, state), steps) -> (params, state)
+    linearised: Callable  # (residuals, Jacobian) -> residuals of a run of a network linear in its parameters
 
 
-def descending(problem, net, unravel, points, optimizer, d, length):
-    """Residuals of ``length`` steps, from flat parameters; and where any number of steps leads."""
+@functools.cache
+def adam_on(width: int, points: int, length: int) -> Adam:
+    net, points = network(width), midpoints(points)
+    unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(0)))[1]
+    rate, d = ADAM_RATE * (256 / width) ** 0.5, shares(points)
+    optimizer = optax.adam(rate, B1, B2, EPS)
+    by_tree = POISSON.rows(net.apply, points)
 
     def residuals(flat):
-        parts = problem.residuals(functools.partial(net.apply, unravel(flat)), points)
-        return jnp.concatenate([parts[name] for name in problem.conditions])
+        return by_tree(unravel(flat))
 
-    def step(flat, state):
+    def step(carry):
+        flat, state = carry
         updates, state = optimizer.update(jax.grad(lambda p: jnp.sum(d * residuals(p) ** 2))(flat), state)
         return flat + updates, state
 
-    def run(flat, state):
-        return jax.lax.scan(lambda c, _: (step(*c), residuals(c[0])), (flat, state), length=length)[1]
+    def start(seed: int):
+        flat = jax.flatten_util.ravel_pytree(net.init(jax.random.key(seed)))[0]
+        return flat, optimizer.init(flat)
 
-    def advance(flat, state, n):
-        return jax.lax.fori_loop(0, n, lambda _, c: step(*c), (flat, state))
+    def linearised(r0, jacobian):
+        def step(carry):
+            moved, state = carry
+            updates, state = optimizer.update(2 * jacobian.T @ (d * (r0 + jacobian @ moved)), state)
+            return moved + updates, state
 
-    return jax.jit(run), jax.jit(advance), residuals
+        zero = jnp.zeros(jacobian.shape[1])
+        return runs.follow(step, lambda carry: r0 + jacobian @ carry[0], at)((zero, optimizer.init(zero)))[1]
 
-
-def descending_line(start, jacobian, optimizer, d, length):
-    """Residuals of ``length`` steps on a network that is linear in its parameters."""
-
-    def step(carry, _):
-        moved, state = carry
-        r = start + jacobian @ moved
-        updates, state = optimizer.update(2 * jacobian.T @ (d * r), state)
-        return (moved + updates, state), r
-
-    zero = jnp.zeros(jacobian.shape[1])
-    return jax.lax.scan(step, (zero, optimizer.init(zero)), length=length)[1]
+    at = np.arange(length)
+    run = runs.follow(step, lambda carry: residuals(carry[0]), at)
+    advance = jax.jit(lambda carry, n: jax.lax.fori_loop(0, n, lambda _, c: step(c), carry))
+    return Adam(rate, start, residuals, lambda carry: run(carry)[1], advance, jax.jit(linearised))
 
 
-def main(widths: list[int], seeds: int, parts: list[str]) -> None:
-    config = {
-        "widths": widths, "adam_widths": ADAM_WIDTHS, "seeds": list(range(seeds)),
-        "frequencies": FREQUENCIES.tolist(), "frequency_steps": FREQUENCY_STEPS, "frequency_points": 48, "points": 32,
-        "fractions": FRACTIONS, "rate_steps": RATE_STEPS, "adam_starts": STARTS, "adam_horizon": HORIZON,
-        "adam_rate": ADAM_RATE, "hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0,
-        "precision": "float64",
-    }  # fmt: skip
-    for part in parts:
-        start = time.perf_counter()
-        new = PARTS[part](ADAM_WIDTHS if part == "adam" else widths, seeds)
-        done, seconds = stored(config)
-        with np.errstate(over="ignore"):  # Losses that diverged become infinite.
-            done |= {key: np.asarray(value, np.float32) for key, value in new.items()}
-        results.save(NAME, config, seconds=seconds + time.perf_counter() - start, **done)
+def adam(config: dict) -> dict[str, np.ndarray]:
+    """Frozen preconditioner over windows of a run; and the whole run, as the network linearised at its start has it."""
+    starts, horizon = config["starts"], config["horizon"]
+    on = adam_on(config["width"], config["points"], starts[-1] + horizon + 1)
+    d, jacobian = np.asarray(shares(midpoints(config["points"]))), jax.jit(jax.jacrev(on.residuals))
+    carry = on.start(config["seed"])
+    measured = np.asarray(on.run(carry))
+    linear = norm(d, on.linearised(measured[0], jacobian(carry[0])) - measured) / norm(d, measured[0])
+    gap, change, speed = [], [], []
+    for before, start in zip((0, *starts), starts, strict=False):
+        flat, state = carry = on.advance(carry, start - before)
+        window = measured[start : start + horizon + 1]
+        told, fastest = preconditioned(np.asarray(jacobian(flat)), window[0], d, state[0], on.rate, horizon)
+        gap.append(norm(d, told - window) / norm(d, window[0]))
+        change.append(norm(d, window - window[0]) / norm(d, window[0]))
+        speed.append(fastest)
+    return {"gap": gap, "change": change, "speed": speed, "linear": linear}
 
 
-def stored(config: dict) -> tuple[dict[str, np.ndarray], float]:
-    """The parts that earlier calls with the same settings left, and how long they took."""
-    if not (results.FOLDER / f"{NAME}.npz").exists():
-        return {}, 0.0
-    arrays, how = results.load(NAME)
-    same = how["config"] == json.loads(json.dumps(config))
-    return (arrays, how["seconds"]) if same else ({}, 0.0)
-
-
-NAME = "prediction_limits"
 PARTS = {"frequencies": frequencies, "learning_rates": learning_rates, "adam": adam}
 
 
+def make(config: dict) -> dict[str, np.ndarray]:
+    with np.errstate(over="ignore"):  # Losses that diverged become infinite.
+        return {name: np.float32(value) for name, value in PARTS[config["part"]](config).items()}
+
+
+def configs(widths: tuple[int, ...], seeds: int, parts: tuple[str, ...]) -> dict[str, dict]:
+    common = {"hidden_layers": 1, "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0}
+    found = {}
+    for width in widths:
+        for seed in range(seeds):
+            cell = common | {"width": width, "seed": seed}
+            for inputs, steps in FREQUENCY_STEPS.items():
+                part = {"part": "frequencies", "inputs": inputs, "frequencies": FREQUENCIES.tolist(), "points": 48}
+                found[f"frequencies {inputs} {width} {seed}"] = cell | part | {"steps": steps}
+            part = {"part": "learning_rates", "fractions": FRACTIONS, "points": 32, "steps": RATE_STEPS}
+            found[f"learning_rates {width} {seed}"] = cell | part
+            if width in ADAM_WIDTHS:
+                part = {"part": "adam", "starts": STARTS, "horizon": HORIZON, "rate_at_256": ADAM_RATE, "points": 32}
+                found[f"adam {width} {seed}"] = cell | part
+    return {name: config for name, config in found.items() if config["part"] in parts}
+
+
+def main(widths: tuple[int, ...] = (256, 1024, 4096), seeds: int = 3, parts: tuple[str, ...] = tuple(PARTS)) -> None:
+    results.fill("prediction_limits", configs(widths, seeds, parts), make)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024, 4096])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, parts=PARTS)

@@ -2,14 +2,12 @@
 
     python book/experiments/prediction_problems.py [--cases poisson-1 wave-3 ...] [--seeds 3] [--widest 1024]
 
-From the infinite kernel and the initial residuals alone.  A case is stored when it is done, and
-not run again by a later call with the same settings; `--widest` is for three hidden layers.
+For chapter 14.  From the infinite kernel and the initial residuals alone; `--widest` is for three
+hidden layers.
 """
 
-import argparse
 import functools
-import time
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
@@ -19,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from pinn_analysis import convergence, networks, ntk, problems, results
 
-NAME = "prediction_problems"
+import runs
+
 POINTS = 32  # Of each term, but for the two ends of the interval, and where the output is looked at.
-STEPS = 256
 FRACTION = 0.4  # Of the largest stable step.
 WIDTHS = {1: (64, 256, 1024, 4096, 16384), 3: (64, 128, 256, 512, 1024, 2048, 4096)}
-DOTS = np.unique(np.r_[0, np.geomspace(1, STEPS, 32).round()]).astype(int)  # What is stored of the curves.
 PROBLEMS = {
     "poisson": (problems.poisson_1d(a=1), False, ["boundary"]),
     "wave": (problems.wave_1d(), False, ["boundary", "initial"]),
@@ -33,109 +30,113 @@ PROBLEMS = {
 CASES = ("poisson-1", "wave-1", "helmholtz-1", "poisson-1-heavy", "wave-1-heavy", "poisson-3", "wave-3", "helmholtz-3")
 
 
-def descending(problem, apply, points, learning_rate, weights) -> Callable:
-    """From parameters to the residuals of each term, the output among them, after 0 to STEPS steps."""
-
-    def residuals(params) -> dict[str, jax.Array]:
-        return problem.residuals(functools.partial(apply, params), points)
-
-    def loss(params) -> jax.Array:
-        return sum(weights[name] * jnp.mean(r**2) for name, r in residuals(params).items() if name in weights)
-
-    def step(params, _):
-        gradient = jax.grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient), residuals(params)
-
-    return jax.jit(lambda params: jax.lax.scan(step, params, length=STEPS + 1)[1])
+def dots(steps: int) -> np.ndarray:
+    """What is stored of the curves."""
+    return np.unique(np.r_[0, np.geomspace(1, steps, 32).round()]).astype(int)
 
 
-def before_the_draw(problem, limit, points, descent, draws=200) -> dict[str, jax.Array]:
-    """Losses by term over `draws` Gaussian initial residuals, ``(draws, dots)``: no network is drawn."""
-    mean = problem.residuals(lambda x: jnp.zeros((), x.dtype), points)
-    covariance = ntk.infinite(problem, lambda x1, x2, get: limit(x1, x2, "nngp"), points)
-    values, vectors = jnp.linalg.eigh(covariance.matrix)
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
-    noise = jax.random.normal(jax.random.key(0), (draws, len(values))) @ root.T
-    losses = [descent.losses(covariance.split(covariance.join(mean) + row), DOTS) for row in noise]
-    return {name: np.stack([one[name] for one in losses]) for name in losses[0]}
+class Case(NamedTuple):
+    """One equation, depth and set of weights; ``problem`` has the output as a term of weight 0."""
+
+    problem: problems.Problem
+    points: dict
+    weights: dict[str, float]
+    kernel: ntk.KernelBlocks
+    learning_rate: float
+
+    def descent(self):
+        return convergence.gradient_descent(self.kernel, self.learning_rate, self.weights)
 
 
-def run(case: str, seeds: int, widest: int) -> dict[str, np.ndarray]:
-    """One equation, depth and set of weights over all widths and seeds."""
-    kind, depth, *heavy = case.split("-")
-    plain, scaled, ends = PROBLEMS[kind]
-    problem, d, depth = convergence.with_output(plain), len(plain.domain[0]), int(depth)
+def network(kind: str, depth: int, width: int) -> networks.Network:
+    plain, scaled, _ = PROBLEMS[kind]
+    sizes = (len(plain.domain[0]), *(width,) * depth, 1)
+    net = networks.mlp(sizes, parameterization="ntk", bias_std=1.0)
+    return networks.standardized(net, *plain.domain) if scaled else net
+
+
+@functools.cache
+def prepared(kind: str, depth: int, heavy: float) -> Case:
+    plain, _, ends = PROBLEMS[kind]
+    problem = convergence.with_output(plain)
     points = problem.sample(jax.random.key(1), POINTS)
     if kind == "poisson":
         middles = (jnp.arange(POINTS)[:, None] + 0.5) / POINTS
         points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": middles, "output": middles}
-    weights = {name: 100.0 if heavy and name in ends else 1.0 for name in plain.conditions}
-
-    def network(width: int) -> networks.Network:
-        net = networks.mlp((d, *(width,) * depth, 1), parameterization="ntk", bias_std=1.0)
-        return networks.standardized(net, *plain.domain) if scaled else net
-
-    limit = network(1).kernel_fn
-    kernel = ntk.infinite(problem, limit, points)
-    learning_rate = FRACTION * convergence.max_learning_rate(kernel, weights)
-    descent = convergence.gradient_descent(kernel, learning_rate, weights)
-    size = jnp.sqrt(jnp.mean(jax.vmap(plain.solution)(points["output"]) ** 2))
-
-    widths = [width for width in WIDTHS[depth] if depth == 1 or width <= widest]
-    rows = []
-    for width in widths:
-        net = network(width)
-        descend = descending(problem, net.apply, points, learning_rate, weights)
-        for seed in range(seeds):
-            measured = descend(net.init(jax.random.key(seed)))
-            told = descent.residuals({name: r[0] for name, r in measured.items()}, np.arange(STEPS + 1))
-            gap = jnp.sqrt(sum(jnp.mean((told[name] - measured[name]) ** 2, -1) for name in weights))
-            start = jnp.sqrt(sum(jnp.mean(measured[name][0] ** 2) for name in weights))
-            rows.append({
-                "residual_gap": jnp.max(gap) / start,
-                "output_gap": jnp.sqrt(jnp.max(jnp.mean((told["output"] - measured["output"]) ** 2, -1))) / size,
-                "measured": jnp.stack([jnp.mean(measured[name][DOTS] ** 2, -1) for name in kernel.names]),
-                "predicted": jnp.stack([jnp.mean(told[name][DOTS] ** 2, -1) for name in kernel.names]),
-            })  # fmt: skip
-    stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    stacked = {key: value.reshape(len(widths), seeds, *value.shape[1:]) for key, value in stacked.items()}
-    if depth == 1 and not heavy:
-        drawn = before_the_draw(problem, limit, points, descent)
-        stacked["band"] = np.stack([np.quantile(drawn[name], (0.05, 0.5, 0.95), 0) for name in kernel.names])
-    stacked |= {"widths": np.array(widths), "learning_rate": learning_rate, "solution": size}
-    return {f"{case}/{key}": np.asarray(value, np.float32) for key, value in stacked.items()}
+    weights = {name: heavy if name in ends else 1.0 for name in plain.conditions}
+    kernel = ntk.infinite(problem, network(kind, depth, 1).kernel_fn, points)
+    return Case(problem, points, weights, kernel, FRACTION * convergence.max_learning_rate(kernel, weights))
 
 
-def main(cases: list[str], seeds: int, widest: int) -> None:
-    config = {
-        "points": POINTS, "steps": STEPS, "fraction_of_stable_step": FRACTION, "seeds": list(range(seeds)),
-        "activation": "tanh", "parameterization": "ntk", "bias_std": 1.0, "heavy_weight": 100, "precision": "float64",
-        "terms": {kind: [*problem.conditions, "output"] for kind, (problem, _, _) in PROBLEMS.items()},
-        "standardized": [kind for kind, (_, scaled, _) in PROBLEMS.items() if scaled],
-    }  # fmt: skip
+def before_the_draw(config: dict, draws: int = 200) -> dict[str, np.ndarray]:
+    """Band of the losses by term over `draws` Gaussian initial residuals, ``(terms, 3, dots)``: no network is drawn."""
+    case = prepared(config["equation"], config["depth"], config["boundary_weight"])
+    kernel_fn = network(config["equation"], config["depth"], 1).kernel_fn
+    mean = case.problem.residuals(lambda x: jnp.zeros((), x.dtype), case.points)
+    covariance = ntk.infinite(case.problem, lambda x1, x2, get: kernel_fn(x1, x2, "nngp"), case.points)
+    values, vectors = jnp.linalg.eigh(covariance.matrix)
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    noise = jax.random.normal(jax.random.key(0), (draws, len(values))) @ root.T
+    descent, at = case.descent(), dots(config["steps"])
+    losses = [descent.losses(covariance.split(covariance.join(mean) + row), at) for row in noise]
+    drawn = [np.stack([one[name] for one in losses]) for name in case.kernel.names]
+    return {"step": at, "band": np.float32([np.quantile(loss, (0.05, 0.5, 0.95), 0) for loss in drawn])}
+
+
+def trained(config: dict) -> dict[str, np.ndarray]:
+    """One network, and what was predicted for it."""
+    case = prepared(config["equation"], config["depth"], config["boundary_weight"])
+    net = network(config["equation"], config["depth"], config["width"])
+    at = np.arange(config["steps"] + 1)
+    run = runs.follow(
+        runs.descent(case.problem, net.apply, case.points, case.learning_rate, case.weights | {"output": 0.0}),
+        lambda params: case.problem.residuals(functools.partial(net.apply, params), case.points),
+        at,
+    )
+    _, measured = run(net.init(jax.random.key(config["seed"])))
+    predicted = case.descent().residuals({name: r[0] for name, r in measured.items()}, at)
+    gap = jnp.sqrt(sum(jnp.mean((predicted[name] - measured[name]) ** 2, -1) for name in case.weights))
+    start = jnp.sqrt(sum(jnp.mean(measured[name][0] ** 2) for name in case.weights))
+    size = jnp.sqrt(jnp.mean(jax.vmap(case.problem.solution)(case.points["output"]) ** 2))
+    output = jnp.max(jnp.mean((predicted["output"] - measured["output"]) ** 2, -1))
+    names, kept = case.kernel.names, dots(config["steps"])
+    arrays = {
+        "residual_gap": jnp.max(gap) / start,
+        "output_gap": jnp.sqrt(output) / size,
+        "measured": jnp.stack([jnp.mean(measured[name][kept] ** 2, -1) for name in names]),
+        "predicted": jnp.stack([jnp.mean(predicted[name][kept] ** 2, -1) for name in names]),
+        "learning_rate": case.learning_rate,
+        "solution": size,
+    }
+    return {"step": kept} | {key: np.float32(value) for key, value in arrays.items()}
+
+
+def make(config: dict) -> dict[str, np.ndarray]:
+    return trained(config) if "width" in config else before_the_draw(config)
+
+
+def configs(cases: tuple[str, ...], seeds: int, widest: int, steps: int) -> dict[str, dict]:
+    """The runs of each case, and what can be told of one hidden layer before a network is drawn."""
+    found = {}
     for case in cases:
-        kept = stored(config)[0].get(f"{case}/widths", np.zeros(0))
-        if kept.size and (case.split("-")[1] == "1" or kept[-1] >= widest):
-            continue
-        start, new = time.perf_counter(), run(case, seeds, widest)
-        done, seconds = stored(config)
-        done |= new | {"dots": DOTS}
-        finished = [name for name in CASES if f"{name}/widths" in done]
-        results.save(NAME, config | {"cases": finished}, seconds=seconds + time.perf_counter() - start, **done)
+        kind, depth, *heavy = case.split("-")
+        common = {
+            "case": case, "equation": kind, "depth": int(depth), "boundary_weight": 100.0 if heavy else 1.0,
+            "points": POINTS, "steps": steps, "fraction_of_stable_step": FRACTION, "activation": "tanh",
+            "parameterization": "ntk", "bias_std": 1.0, "terms": [*PROBLEMS[kind][0].conditions, "output"],
+            "inputs": "standardized" if PROBLEMS[kind][1] else "as they are",
+        }  # fmt: skip
+        if depth == "1" and not heavy:
+            found[f"{case} before the draw"] = common
+        for width in WIDTHS[int(depth)]:
+            if depth == "1" or width <= widest:
+                found |= {f"{case} {width} {seed}": common | {"width": width, "seed": seed} for seed in range(seeds)}
+    return found
 
 
-def stored(config: dict) -> tuple[dict[str, np.ndarray], float]:
-    """What earlier calls with the same settings left, and how long they took."""
-    if not (results.FOLDER / f"{NAME}.npz").exists():
-        return {}, 0.0
-    arrays, how = results.load(NAME)
-    same = {key: how["config"].get(key) for key in config} == config
-    return (arrays, how["seconds"]) if same else ({}, 0.0)
+def main(cases: tuple[str, ...] = CASES, seeds: int = 3, widest: int = 1024, steps: int = 256) -> None:
+    results.fill("prediction_problems", configs(cases, seeds, widest, steps), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--widest", type=int, default=1024)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, cases=CASES)

@@ -1,16 +1,13 @@
 """What each formula for loss weights does to training: Helmholtz and the wave equation.
 
-    python book/experiments/weight_formulas.py [--problems helmholtz_2d wave_1d] [--steps 10000]
+    python book/experiments/weight_formulas.py [--equations helmholtz_2d wave_1d] [--steps 10000]
         [--seeds 3] [--width 50]
 
-All formulas of `weight_rules` from the same parameters on the same points, updated every 100
+For chapter 17.  All formulas of `weight_rules` from the same parameters on the same points, updated every 100
 steps with 0.9 of the old weight, so that nothing but the formula differs; and no weights.
-One record a run; what is stored already is not run again, and more steps replace fewer.
 """
 
-import argparse
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +15,19 @@ import numpy as np
 import optax
 from pinn_analysis import networks, problems, results, training, weight_rules, weighting
 
+import runs
+
 PROBLEMS = {"helmholtz_2d": problems.helmholtz_2d(), "wave_1d": problems.wave_1d()}
 FORMULAS = {name: formula.weights for name, formula in weight_rules.FORMULAS.items()}
 RULES = {"no weights": lambda state: dict.fromkeys(state.kernel.names, jnp.ones(())), **FORMULAS}
 DEPTH, BATCH_SIZE, EVERY, DECAY, RECORD_EVERY = 3, 128, 100, 0.9, 500
 
 
-def trainer(problem: problems.Problem, width: int, steps: int):
+@functools.cache
+def trainer(equation: str, sizes: tuple[int, ...], steps: int):
     """``(index of a rule, key) -> history``; the index is traced, so all rules share one compilation."""
-    network = networks.standardized(networks.mlp((2, *[width] * DEPTH, 1)), *problem.domain)
+    problem = PROBLEMS[equation]
+    network = networks.standardized(networks.mlp(sizes), *problem.domain)
     optimizer, grid = training.adam(), problems.grid(problem, 100)
 
     def losses(params, points) -> dict:
@@ -81,34 +82,28 @@ def flatten(history: dict, terms: list[str]) -> dict[str, np.ndarray]:
     return {name: np.float32(array) for name, array in arrays.items()}
 
 
-def main(names: list[str], steps: int, seeds: int, width: int) -> None:
-    for name in names:
-        problem = PROBLEMS[name]
-        configs = {
-            f"{name} {rule} {seed}": {
-                "problem": name, "rule": rule, "seed": seed, "steps": steps, "sizes": (2, *[width] * DEPTH, 1),
-                "terms": list(problem.conditions), "formulas": list(FORMULAS), "batch_size": BATCH_SIZE,
-                "every": EVERY, "decay": DECAY, "optimizer": "adam 1e-3, 0.9 per 1,000", "precision": "float32",
-                "inputs": "standardized",
-            }
-            for seed in range(seeds)
-            for rule in RULES
-        }  # fmt: skip
-        run = trainer(problem, width, steps)
-        for record in results.missing("weight_formulas", configs):
-            config = configs[record]
-            start = time.perf_counter()
-            history = flatten(run(list(RULES).index(config["rule"]), jax.random.key(config["seed"])), config["terms"])
-            results.add(
-                "weight_formulas", record, config, seconds=time.perf_counter() - start,
-                step=np.arange(0, steps + 1, RECORD_EVERY), **history,
-            )  # fmt: skip
+def make(config: dict) -> dict[str, np.ndarray]:
+    run = trainer(config["problem"], tuple(config["sizes"]), config["steps"])
+    history = run(list(RULES).index(config["rule"]), jax.random.key(config["seed"]))
+    return {"step": np.arange(0, config["steps"] + 1, RECORD_EVERY), **flatten(history, config["terms"])}
+
+
+def configs(equations, steps: int, seeds: int, width: int) -> dict[str, dict]:
+    return {
+        f"{name} {rule} {seed}": runs.settings(
+            problem=name, rule=rule, seed=seed, steps=steps, sizes=(2, *[width] * DEPTH, 1),
+            terms=list(PROBLEMS[name].conditions), formulas=list(FORMULAS), batch_size=BATCH_SIZE, every=EVERY,
+            decay=DECAY,
+        )
+        for name in equations
+        for seed in range(seeds)
+        for rule in RULES
+    }  # fmt: skip
+
+
+def main(equations: tuple[str, ...] = tuple(PROBLEMS), steps: int = 10_000, seeds: int = 3, width: int = 50) -> None:
+    results.fill("weight_formulas", configs(equations, steps, seeds, width), make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", dest="names", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=50)
-    main(**vars(parser.parse_args()))
+    runs.command_line(main, equations=PROBLEMS)

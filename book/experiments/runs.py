@@ -1,0 +1,93 @@
+"""What the experiments have in common: a command line, training, gradient descent."""
+
+import argparse
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from pinn_analysis import networks, problems, training, weighting
+
+MODELS = {  # The four methods of the first paper: architecture, and whether the weights are annealed.
+    "M1": (networks.mlp, False),
+    "M2": (networks.mlp, True),
+    "M3": (networks.modified_mlp, False),
+    "M4": (networks.modified_mlp, True),
+}
+ADAM = "adam 1e-3, 0.9 per 1,000"  # `training.adam()`, which `train` takes if nothing is said.
+ANNEALED = "lr_annealing siam 0.9, every 10"  # `weighting.lr_annealing()`.
+RECORD_EVERY = 200
+
+
+def command_line(main: Callable, **choices: Iterable[str]) -> None:
+    """Call ``main`` with an option for each of its arguments; the default says its type, and whether it is a list."""
+    parser = argparse.ArgumentParser(
+        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, parameter in inspect.signature(main).parameters.items():
+        default = parameter.default
+        several = isinstance(default, tuple)
+        parser.add_argument(
+            f"--{name}", default=default, type=type(default[0] if several else default),
+            nargs="+" if several else None, choices=choices.get(name),
+        )  # fmt: skip
+    main(**vars(parser.parse_args()))
+
+
+def settings(**own) -> dict:
+    """The configuration of a run that `train` makes, from what is its own."""
+    return own | {"optimizer": ADAM, "inputs": "standardized"}
+
+
+def of_model(problem: problems.Problem, model: str, fixed: dict, **own) -> dict:
+    """The configuration of a run of one of MODELS, ``fixed`` being the weights of those that do not anneal them."""
+    return settings(problem=problem.name, model=model, weights=ANNEALED if MODELS[model][1] else fixed, **own)
+
+
+def train(config: dict, problem, network, weights: weighting.Weighting | None = None, **options) -> training.Run:
+    """A run of some `settings`, its inputs standardized."""
+    return training.train(
+        problem, networks.standardized(network, *problem.domain), key=jax.random.key(config["seed"]), **{
+            "steps": config["steps"], "batch_size": config["batch_size"], "record_every": RECORD_EVERY,
+            "weighting": weights, **options,
+        },
+    )  # fmt: skip
+
+
+def train_model(config: dict, problem: problems.Problem) -> dict[str, np.ndarray]:
+    """A run `of_model`, as it is stored."""
+    architecture, annealed = MODELS[config["model"]]
+    network = architecture((len(problem.domain[0]), *[config["width"]] * config["depth"], 1))
+    rule = weighting.lr_annealing() if annealed else weighting.fixed(**config["weights"])
+    return stored(train(config, problem, network, rule))
+
+
+def stored(run: training.Run, kinds: tuple[str, ...] = ("error", "loss", "weight")) -> dict[str, np.ndarray]:
+    """Step numbers, and the kinds of histories wanted, in single precision."""
+    kept = {name: np.float32(y) for name, y in run.history.items() if name.partition("/")[0] in kinds}
+    return {"step": run.history["step"], "parameters": ravel_pytree(run.params)[0].size, **kept}
+
+
+def descent(problem, apply: Callable, points: dict, learning_rate, weights: dict | None = None) -> Callable:
+    """One step of gradient descent on all points, ``params -> params``; terms without weight have weight 1."""
+
+    def loss(params) -> jax.Array:
+        losses = problem.losses(functools.partial(apply, params), points)
+        return sum((weights or {}).get(name, 1.0) * value for name, value in losses.items())
+
+    return lambda params: jax.tree.map(lambda p, g: p - learning_rate * g, params, jax.grad(loss)(params))
+
+
+def follow(step: Callable, measure: Callable, at: np.ndarray) -> Callable:
+    """``start -> (last, measured)``: the end of a run, and ``measure`` at the step numbers ``at``."""
+
+    def leg(state, gap: jax.Array) -> tuple:
+        state = jax.lax.fori_loop(0, gap, lambda _, s: step(s), state)
+        return state, measure(state)
+
+    gaps = jnp.diff(jnp.asarray(at), prepend=0)
+    return jax.jit(lambda start: jax.lax.scan(leg, start, gaps))

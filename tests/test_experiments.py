@@ -1,0 +1,113 @@
+"""Every script of ``book/experiments`` at its smallest size, and what the book says about them."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pinn_analysis import networks, results
+
+BOOK = Path(__file__).resolve().parent.parent / "book"
+SCRIPTS = sorted(path.stem for path in (BOOK / "experiments").glob("*.py") if path.stem != "runs")
+# Arguments of `main`, and constants of the script.
+SMALLEST = {
+    "annealing": ({"steps": 2, "seeds": 1, "variants": ("code",)}, {"SIZES": (2, 3, 1)}),
+    "architecture": ({"steps": 2, "seeds": 1, "names": ("modified 50, annealed",)}, {}),
+    "architecture_kernels": ({"steps": 2, "seeds": 1, "names": ("Fourier 1, 10",)}, {"DEPTH": 1}),
+    "cavity": ({"steps": 2, "models": ("M2",), "formulations": ("velocity",)}, {"HIDDEN": (3,)}),
+    "cavity_reference": ({"finest": 36, "test": 19}, {}),
+    "helmholtz_table": ({"models": ("M1",), "widths": (3,), "depths": (1,), "seeds": 1, "steps": 2}, {}),
+    "hessian": (
+        {"width": 3, "steps": 2, "seeds": 1, "cases": ("helmholtz_1_M1",)},
+        {"HIDDEN_LAYERS": 1, "PRODUCTS": 2},
+    ),
+    "klein_gordon": ({"models": ("M2",), "seeds": 1, "steps": 2}, {"WIDTH": 3, "DEPTH": 1}),
+    "nonlinear_kernel": (
+        {"seeds": 2, "runs": 1, "steps": 2, "widths": (4,)},
+        {"CASES": ("klein_gordon",), "DRAWS": 8, "MATVECS": 2},
+    ),
+    "ntk_notebook": (
+        {"seeds": 1, "widest": 4},
+        {"WIDTH": 4, "STEPS": 20, "CASES": ((4, 1.0, "ntk", "speed", (4,)), (4, 1.0, "ntk", "step", (4,)))},
+    ),
+    "ntk_theory": ({"layers": (1,), "widest": 100}, {"WIDTHS": (10,), "TIMES": (1e-5, 2e-5), "SPECTRA": (10,)}),
+    "poisson_calibration": ({"seeds": 2, "steps": 2, "weights": (1,)}, {"WIDTH": 3}),
+    "poisson_frequency": ({"steps": 2, "seeds": 1, "frequencies": (1,)}, {"SIZES": (1, 3, 1)}),
+    "prediction": ({"seeds": 1, "widths": (4,), "steps": 2}, {}),
+    "prediction_limits": (
+        {"seeds": 1, "widths": (256,)},
+        {"FREQUENCY_STEPS": {"scaled": 2}, "RATE_STEPS": 2, "FRACTIONS": (0.4, 2.0), "STARTS": (1, 2), "HORIZON": 2},
+    ),
+    "prediction_problems": ({"cases": ("wave-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
+    "wave_calibrated": ({"width": 3, "steps": 1}, {"DEPTH": 1, "SPECTRA_POINTS": 4}),
+    "wave_plain": ({"width": 3, "steps": 2, "seeds": 1}, {"DEPTH": 1}),
+    "weight_formulas": (
+        {"equations": ("wave_1d",), "steps": 2, "seeds": 1, "width": 3},
+        {"DEPTH": 1, "RECORD_EVERY": 1, "RULES": ("no weights", "NTK paper")},
+    ),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled():
+    """Steps are few here, programs many: what XLA saves by optimising is not worth its time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def script(request, monkeypatch):
+    """The module of a script, its constants changed; networks of erf, whose limits compile in a tenth of the time."""
+    monkeypatch.syspath_prepend(BOOK / "experiments")
+    mlp = networks.mlp
+    monkeypatch.setattr(networks, "mlp", lambda sizes, activation="erf", **options: mlp(sizes, activation, **options))
+    name = request.node.callspec.params["name"]
+    module = importlib.import_module(name)
+    for constant, value in SMALLEST[name][1].items():
+        if isinstance(getattr(module, constant), dict) and isinstance(value, tuple):
+            value = {key: getattr(module, constant)[key] for key in value}
+        monkeypatch.setattr(module, constant, value)
+    return module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_experiment_runs_at_its_smallest_size_and_a_second_time_runs_nothing(name, script, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    if name == "cavity":
+        shutil.copy(BOOK / "results" / "cavity_reference.npz", tmp_path)
+    asked = []
+    fill = results.fill
+
+    def listed(name, configs, make):
+        asked.extend(configs)
+        return fill(name, configs, make)
+
+    monkeypatch.setattr(results, "fill", listed)
+    script.main(**SMALLEST[name][0])
+    table = results.records(name)
+    assert list(table) == asked and asked
+    for arrays, how in table.values():
+        assert arrays and how["config"]
+        assert not any(np.isnan(value).all() for value in arrays.values() if value.dtype.kind == "f")
+
+    def never(config):
+        raise AssertionError(f"{config} is there already.")
+
+    monkeypatch.setattr(results, "fill", lambda name, configs, make: fill(name, configs, never))
+    script.main(**SMALLEST[name][0])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_stored_records_have_the_settings_of_their_script(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BOOK / "experiments")
+    asked = {}
+    monkeypatch.setattr(results, "fill", lambda name, configs, make: asked.update(configs))
+    importlib.import_module(name).main(**({"width": 100} if name == "wave_plain" else {}))
+    table = results.records(name)
+    (precision,) = {how["precision"] for _, how in table.values()}
+    with jax.enable_x64(precision == "float64"):
+        assert set(results.missing(name, asked)) < set(asked)
