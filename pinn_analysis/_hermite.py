@@ -117,8 +117,7 @@ def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
     p, block = derivatives + 1, 64
     energy = np.zeros(0)
     previous, current = np.zeros_like(z), np.sqrt(weight)
-    start, at = current * values, 0
-    root = current
+    root, at = current, 0
     while at < LONGEST:
         size = max(block, at // 4)
         found = []

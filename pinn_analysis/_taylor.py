@@ -66,9 +66,7 @@ def _make(rho: Array, a: Array, b: Array, *, source: Source, orders: Orders) -> 
     of_first = _outer_axes(a.shape[:-1], b.shape[:-1])
     if of_first is not None:  # A matrix of pairs: leading axes of `a` first, those of `b` after them.
         i, j = math.prod(lead[:of_first]), math.prod(lead[of_first:])
-        table = source(
-            jnp.moveaxis(rho.reshape(i, j, n, m), 1, 2).reshape(i * n, j * m), a.ravel(), b.ravel(), orders
-        )
+        table = source(jnp.moveaxis(rho.reshape(i, j, n, m), 1, 2).reshape(i * n, j * m), a.ravel(), b.ravel(), orders)
         return jnp.moveaxis(table.reshape(-1, i, n, j, m), 2, 3).reshape(-1, *lead, n, m)
     a, b = jnp.broadcast_to(a, (*lead, n)), jnp.broadcast_to(b, (*lead, m))
     flat = [array.reshape(-1, *array.shape[len(lead) :]) for array in (rho, a, b)]
@@ -157,7 +155,10 @@ def _expand(primals: tuple, series: tuple, **params: Any) -> tuple[Array, list[A
 
     def along(t: Array) -> Array:
         curve = [
-            p + sum(s * t ** (k + 1) / math.factorial(k + 1) for k, s in enumerate(of_p) if not isinstance(s, jet.ZeroTerm))
+            p
+            + sum(
+                s * t ** (k + 1) / math.factorial(k + 1) for k, s in enumerate(of_p) if not isinstance(s, jet.ZeroTerm)
+            )
             for p, of_p in zip(primals[1:], series[1:], strict=True)
         ]
         return _lookup.bind(primals[0], *curve, **params)

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -171,9 +171,7 @@ class _Table(NamedTuple):
 
     def __call__(self, rho: Array, a: Array, b: Array, orders: tuple[int, int]) -> Array:
         series = self.limit._series(self.variance, orders)
-        one, two = (
-            _side(self.limit, series, self.variance, v, order) for v, order in zip((a, b), orders, strict=True)
-        )
+        one, two = (_side(self.limit, series, self.variance, v, order) for v, order in zip((a, b), orders, strict=True))
         pairs = functools.partial(self._pairs, series, orders)
         if len(rho) <= ROWS:
             return pairs(one, two, rho)
@@ -345,7 +343,9 @@ def _compose(orders: tuple[int, int], table: Array, rho: Array, in_a: Array, in_
         power = np.array([key[axis] for key in all_keys])
         terms = 0.0
         for q in range(len(powers)):  # From the power q of the layer's own variance to that of the first one's.
-            index = np.array([all_keys.index((*key[:axis], q, *key[axis + 1 :])) if key[axis] >= q else 0 for key in all_keys])
+            index = np.array(
+                [all_keys.index((*key[:axis], q, *key[axis + 1 :])) if key[axis] >= q else 0 for key in all_keys]
+            )
             there = (power >= q).astype(float)[:, None, None, None]
             terms = terms + _rows(table, index) * (_rows(powers[q], power) * there)
         table = terms
