@@ -96,9 +96,10 @@ def function_of(activation: str | Activation) -> Activation:
     return ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
 
-def normal(key: Array, shape: tuple[int, int], weight_std: float, bias_std: float) -> dict[str, Array]:
+def normal(
+    w_key: Array, b_key: Array, shape: tuple[int, int], weight_std: float | int, bias_std: float | int
+) -> dict[str, Array]:
     """Parameters of one layer, drawn from normal distributions."""
-    w_key, b_key = key
     weight = weight_std * jax.random.normal(w_key, shape)
     return {"weight": weight, "bias": bias_std * jax.random.normal(b_key, shape[1:])}
 

@@ -79,9 +79,9 @@ class _Init:
         of = self.layers
         params = []
         for fan_in, fan_out in zip(of.sizes[:-1], of.sizes[1:], strict=True):
-            key, *keys = jax.random.split(key, 3)
+            key, w_key, b_key = jax.random.split(key, 3)
             w_std = 1.0 if of.ntk else of.weight_std * np.sqrt(2 / (fan_in + fan_out))
-            params.append(normal(keys, (fan_in, fan_out), w_std, 1.0 if of.ntk else of.bias_std))
+            params.append(normal(w_key, b_key, (fan_in, fan_out), w_std, 1.0 if of.ntk else of.bias_std))
         return params
 
 

@@ -46,7 +46,7 @@ class _Init:
         key, *encoder_keys = jax.random.split(key, 3)
         d, width = self.sizes[:2]
         stds = np.sqrt(2 / (d + width)), np.sqrt(2 / (1 + width))
-        encoders = [normal(jax.random.split(k), (d, width), *stds) for k in encoder_keys]
+        encoders = [normal(*jax.random.split(k), (d, width), *stds) for k in encoder_keys]
         return {"encoders": encoders, "layers": self.layers.init(key)}
 
 
