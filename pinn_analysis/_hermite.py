@@ -127,7 +127,7 @@ def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
         squares = np.asarray(found) ** 2
         found = squares * _binomial(np.arange(at, at + size), p)
         # A polynomial has no high derivatives: what rounding leaves of them is compared with its values.
-        if at >= p and found.sum() <= (1e-13 if derivatives <= 4 else 1e-11) * max(energy, 1e-10 * values_energy):
+        if at >= p and found.sum() <= (1e-13 if derivatives <= 4 else 1e-11) * max(energy, 1e-6 * values_energy):
             return Series(at + 2 * p, first, step)
         energy, values_energy, at = energy + found.sum(), values_energy + squares.sum(), at + size
     return None

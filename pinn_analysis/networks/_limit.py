@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from pinn_analysis import _hermite, _taylor
+from pinn_analysis import _hermite, _neural_tangents, _taylor
 from pinn_analysis._hermite import Elementwise, keys
 
 # What traced inputs, whose variance is not known yet, may have at most: a box scaled to variance 1 has 4.
@@ -73,7 +73,8 @@ class Limit:
     """``kernel_fn(x1, x2, get)`` of the infinitely wide network; equal ones are equal, so they compile once.
 
     With numbers as inputs the kernel is right to rounding or refused; traced ones are right while the
-    variances of all preactivations stay below `TRACED_VARIANCE`, and NaN beyond it.
+    variances of all preactivations stay below `TRACED_VARIANCE`, and NaN beyond it.  For erf and sine
+    neural-tangents has closed forms, which take over where no series is known to reach.
 
     Attributes:
         depth: hidden layers.
@@ -112,13 +113,19 @@ class Limit:
         expected = _expected
         if not any(isinstance(v, jax.core.Tracer) for v in (a, b)):
             found = max(self._variance(a), self._variance(b))
-            self._series(found, expected.orders if _seen is not None else (0, 0))
+            if not (self._has_closed_form() and rounded(found) == math.inf):
+                self._series(found, expected.orders if _seen is not None else (0, 0))
             if _seen is not None:
                 _seen.append(found)
                 return jnp.zeros(covariance.shape, covariance.dtype)
             expected = Expected((0, 0), rounded(found))
+        if self._has_closed_form() and (expected == Expected() or expected.variance == math.inf):
+            return _closed_form(self)(x1, x2, get)
         rho = covariance * jax.lax.rsqrt(a)[:, None] * jax.lax.rsqrt(b)
         return _taylor.function(_Table(self, get, expected.variance), expected.orders, rho, a, b)
+
+    def _has_closed_form(self) -> bool:
+        return self.activation in (jax.scipy.special.erf, jnp.sin)
 
     def _variance(self, a: Float[Array, " n"]) -> float:
         """Largest variance of a preactivation of any layer."""
@@ -151,6 +158,15 @@ class Limit:
             f"Preactivations have a variance of up to {variance:.3g}, and of the limit of {name} with "
             f"{derivatives} derivatives {reach}."
         )
+
+
+@functools.cache
+def _closed_form(limit: Limit) -> Callable:
+    """Right for any variance, but slow to compile: each derivative makes the program larger."""
+    stax = _neural_tangents.load().stax
+    activation = stax.Erf() if limit.activation is jax.scipy.special.erf else stax.Sin()
+    dense = stax.Dense(1, W_std=limit.weight_std, b_std=limit.bias_std)  # The 1 stands for any width.
+    return stax.serial(*[dense, activation] * limit.depth, dense)[2]
 
 
 def _bounds() -> list[float]:
