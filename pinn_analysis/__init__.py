@@ -32,6 +32,7 @@ from pinn_analysis.networks import (
 from pinn_analysis.operators import (
     identity as identity,
     laplacian as laplacian,
+    laplacian_over as laplacian_over,
     linearize as linearize,
     partial as partial,
     value_and_laplacian as value_and_laplacian,
