@@ -70,7 +70,7 @@ def _make(rho: Array, a: Array, b: Array, *, source: Source, orders: Orders) -> 
         return jnp.moveaxis(table.reshape(-1, i, n, j, m), 2, 3).reshape(-1, *lead, n, m)
     a, b = jnp.broadcast_to(a, (*lead, n)), jnp.broadcast_to(b, (*lead, m))
     flat = [array.reshape(-1, *array.shape[len(lead) :]) for array in (rho, a, b)]
-    tables = jax.lax.map(lambda rab: source(*rab, orders), flat)
+    tables = jax.lax.map(lambda rab: source(rab[0], rab[1], rab[2], orders), flat)
     return jnp.moveaxis(tables, 0, 1).reshape(-1, *lead, n, m)
 
 
@@ -139,7 +139,7 @@ def _differentiate(primals: tuple, tangents: tuple, *, key: Key, orders: Orders,
             along = (tangent, tangent[..., :, None], tangent[..., None, :])[i]
             term = along * _at(further, orders, table, source, rho, a, b)
             slope = term if slope is None else slope + term
-    return value, ad.Zero.from_primal_value(value) if slope is None else jnp.broadcast_to(slope, value.shape)
+    return value, ad.Zero(jax.typeof(value).to_tangent_aval()) if slope is None else jnp.broadcast_to(slope, value.shape)
 
 
 def _batch_lookup(arrays: tuple, dims: tuple, **params: Any) -> tuple[Array, Any]:

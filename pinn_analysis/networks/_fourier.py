@@ -46,16 +46,16 @@ def fourier_mlp(
     Raises:
         ValueError: as `mlp`; an odd first width or none; no scales, or one not positive.
     """
-    sizes, scales = tuple(sizes), np.atleast_1d(np.asarray(scales, float))
+    sizes, sigmas = tuple(sizes), np.atleast_1d(np.asarray(scales, float))
     if len(sizes) < 3 or sizes[0] < 1 or sizes[1] % 2:
         raise ValueError(f"`sizes` needs inputs and a first hidden layer of even width, as (1, 50, 1); got {sizes}.")
-    if not (scales.size and np.isfinite(scales).all() and (scales > 0).all()):
-        raise ValueError(f"`scales` needs positive numbers, such as (1.0, 10.0); got {scales.tolist()}.")
+    if not (sigmas.size and np.isfinite(sigmas).all() and (sigmas > 0).all()):
+        raise ValueError(f"`scales` needs positive numbers, such as (1.0, 10.0); got {sigmas.tolist()}.")
     hidden = mlp((*sizes[1:2], *sizes[1:-1]), activation)
-    last = mlp((scales.size * sizes[-2], sizes[-1]))
+    last = mlp((sigmas.size * sizes[-2], sizes[-1]))
     key = jax.random.key(0) if key is None else key
-    draws = jax.random.normal(key, (scales.size, sizes[1] // 2, sizes[0]))
-    frequencies = np.asarray(2 * np.pi * scales[:, None, None] * draws)
+    draws = jax.random.normal(key, (sigmas.size, sizes[1] // 2, sizes[0]))
+    frequencies = np.asarray(2 * np.pi * sigmas[:, None, None] * draws)
     features = _Features(frequencies.shape, tuple(frequencies.ravel().tolist()))
     return Network(_Init(hidden, last), _Apply(features, function_of(activation), last), None)
 

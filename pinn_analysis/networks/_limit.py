@@ -303,7 +303,7 @@ def _pairs_of(orders: tuple[int, int]) -> _Pairs:
 def _product(pairs: _Pairs, p: Array, q: Array) -> Array:
     """Of arrays whose first axis is of monomials."""
 
-    def term(left: ArrayLike, right: ArrayLike, there: ArrayLike) -> Array:
+    def term(left: ArrayLike, right: ArrayLike, there: np.ndarray) -> Array:
         return _rows(p, left) * _rows(q, right) * there.reshape(-1, *[1] * (p.ndim - 1))
 
     if pairs.left.shape[1] <= UNROLLED:

@@ -46,7 +46,8 @@ class _Init:
         key, *encoder_keys = jax.random.split(key, 3)
         d, width = self.sizes[:2]
         stds = np.sqrt(2 / (d + width)), np.sqrt(2 / (1 + width))
-        encoders = [normal(*jax.random.split(k), (d, width), *stds) for k in encoder_keys]
+        pairs = (jax.random.split(k) for k in encoder_keys)
+        encoders = [normal(w_key, b_key, (d, width), *stds) for w_key, b_key in pairs]
         return {"encoders": encoders, "layers": self.layers.init(key)}
 
 

@@ -226,9 +226,8 @@ def _test_linearity(operator: Operator, points: Array, shape: Shape) -> tuple[Ar
 def _waves(shape: Shape) -> tuple[Field, Field]:
     """Two fields that few operators map to zero."""
     phase = jnp.arange(float(math.prod(shape))).reshape(shape)
-    frequency = lambda y: jnp.arange(
-        1.0, y.size + 1
-    )  # Terms of measured data have more columns than the field's point.
+    # From `y`: points of measured data have more columns than a point of the field.
+    frequency = lambda y: jnp.arange(1.0, y.size + 1)
     return (
         lambda y: jnp.sin(frequency(y) @ y + phase + 0.4),
         lambda y: jnp.cos(0.7 / frequency(y) @ y - phase),
