@@ -139,7 +139,9 @@ def _differentiate(primals: tuple, tangents: tuple, *, key: Key, orders: Orders,
             along = (tangent, tangent[..., :, None], tangent[..., None, :])[i]
             term = along * _at(further, orders, table, source, rho, a, b)
             slope = term if slope is None else slope + term
-    return value, ad.Zero(jax.typeof(value).to_tangent_aval()) if slope is None else jnp.broadcast_to(slope, value.shape)
+    if slope is None:
+        return value, ad.Zero(jax.typeof(value).to_tangent_aval())
+    return value, jnp.broadcast_to(slope, value.shape)
 
 
 def _batch_lookup(arrays: tuple, dims: tuple, **params: Any) -> tuple[Array, Any]:
