@@ -1,7 +1,7 @@
 """Why physics-informed neural networks fail to train, and how fast they will.
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
-`spectra`, `convergence`, `gradients`, `curvature`, `weighting`, `weight_rules`, `training`,
+`spectra`, `convergence`, `gradients`, `curvature`, `weight_rules`, `weighting`, `training`,
 `results`, `plotting`.
 """
 
@@ -32,6 +32,7 @@ from pinn_analysis.networks import (
 from pinn_analysis.operators import (
     identity as identity,
     laplacian as laplacian,
+    laplacian_over as laplacian_over,
     linearize as linearize,
     partial as partial,
     value_and_laplacian as value_and_laplacian,

@@ -1,11 +1,17 @@
 """Checkpoints of a run on disk, by orbax: whole or not there, and of this run alone."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+
+from pinn_analysis.problems import Problem
 
 
 class Checkpoints:
@@ -75,3 +81,23 @@ class Checkpoints:
             f"The checkpoint {self._folder / str(step)} is damaged ({str(error):.200}).  Delete that folder to go on "
             "from the one before it, if there is one, or from the start."
         )
+
+
+def identity(
+    problem: Problem, key: Array, record_every: int, points: dict | None, advance: Callable, state: PyTree
+) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    return {
+        "problem": problem.name,
+        "key": jax.random.key_data(key).tolist(),
+        "record_every": record_every,
+        "jax": jax.__version__,
+        # The program has all settings in it, the learning rate for one.
+        "network, equation, optimizer, weighting or batch": _digest(advance.lower(state, 1).as_text().encode()),
+        "points": _digest(*(np.asarray(x).tobytes() for x in (points or {}).values())),
+        "initial parameters": _digest(*(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))),
+    }
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -1,154 +1,180 @@
-"""Gaussian expectations of smooth activations, differentiable on the diagonal too.
+"""Gaussian expectations of activations, with all derivatives that a kernel of derivatives needs.
 
 For ``(u, v) ~ N(0, [[v1, c], [c, v2]])`` and ``ρ = c / √(v1 v2)``, Mehler's formula reads
 
     E[φ(u) φ(v)] = Σ_k a_k(v1) a_k(v2) ρ^k,   a_k(v) = E[φ(√v z) h_k(z)],  z ~ N(0, 1),
 
-with the normalised Hermite polynomials ``h_k``: a polynomial in ``ρ``.  All derivatives in
-``(ρ, v1, v2)`` that a kernel of derivatives needs are summed at once by Horner's rule, and
-automatic differentiation only picks among them.
+with the normalised Hermite polynomials ``h_k``: a polynomial in ``ρ``.  `coefficients` has ``a_k``
+and its derivatives, once per point; `sums` has all derivatives in ``(ρ, v1, v2)``, once per pair.
 
 Why these variables?  Derivatives in ``(c, v1, v2)`` are expectations of ``φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)``
 (Price's theorem).  Those cancel in the kernel of a second-order equation, at a loss of two
 digits; ``ρ`` is stationary where ``x = x'``, so that nothing cancels.  Quadratures over
 ``(u, v)`` contain ``√(1 - ρ²)``, which is singular there.
+
+Where ``φ`` is analytic in a strip of half-width δ, ``a_k(v)²`` falls like ``exp(-2 δ √(k / v))``;
+with a kink (relu) it falls like a power of ``k``.  `terms` measures it.
 """
 
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 Elementwise = Callable[[Array], Array]
-Expectation = Callable[[Array, Array, Array], Array]
-Key = tuple[int, int, int]  # Derivatives in `y`, `v1`, `v2`.
-Table = dict[Key, Array]
+Key = tuple[int, int, int]  # Powers of the increments of ρ, v1 and v2.
+
+LONGEST = 6000  # Terms: one product of 4,000 nodes by as many terms takes 0.2 GB.
 
 
-TERMS = 330  # Per unit of variance.
+class Series(NamedTuple):
+    """Where to end the series of an activation, which has the terms ``k = first, first + step, ...``."""
+
+    terms: int
+    first: int
+    step: int
 
 
-def expectations(fn: Elementwise, variance: float = 4.0) -> tuple[Expectation, Expectation]:
-    """``(c, v1, v2) -> E[fn(u) fn(v)]`` and the same of the derivative of ``fn``.
+def keys(n: int, m: int, more: int = 0) -> list[Key]:
+    """Monomials that ``n`` derivatives in one point and ``m`` in the other need, by degree.
 
-    Costs O(order) a pair, with 27 sums for up to two derivatives in each argument, and
-    O(order²) a point, where the series has ``order = 330 variance`` terms.
+    A derivative in a point moves ρ or the variance of this point; ``more`` further ones move ρ alone.
+    """
+    all_keys = [(p, q, r) for q in range(n + 1) for r in range(m + 1) for p in range(n + m + more - q - r + 1)]
+    return sorted(all_keys, key=lambda key: (sum(key), key))
 
-    Where ``fn`` is analytic in a strip of half-width δ, the error at variance ``v`` falls
-    like ``exp(-2 δ √(order / v))``.  For tanh (δ = π / 2) fourth derivatives of kernels are
-    right to 1e-11 up to ``variance``, and to 1e-4 at four times that.  With a kink (relu) even
-    the kernel itself is wrong by up to a percent.
+
+def coefficients(fn: Elementwise, series: Series, v: Float[Array, " n"], order: int) -> tuple[Array, Array]:
+    """Taylor coefficients of ``a_k(v)``, ``(order + 1, terms, n)``, and of ``E[φ²]``, ``(order + 1, n)``."""
+    z, weight = _trapezoid(series.terms)
+    h = _hermite_functions(z, weight, series.terms)[series.first :: series.step]
+    if series.step == 2:  # The integrands are even.
+        h, z, weight = 2 * h[:, len(z) // 2 :], z[len(z) // 2 :], 2 * weight[len(z) // 2 :]
+    values = [lambda v: fn(jnp.sqrt(v) * z[:, None])]
+    for _ in range(order):
+        values.append(_derivative(values[-1]))
+    values = [value(v) / math.factorial(k) for k, value in enumerate(values)]
+    a = jnp.stack([jnp.matmul(h, value, precision="highest") for value in values])
+    squares = [sum(values[i] * values[k - i] for i in range(k + 1)) for k in range(order + 1)]
+    return a, jnp.stack([jnp.matmul(weight, square, precision="highest") for square in squares])
+
+
+def sums(series: Series, a1: Array, a2: Array, rho: Float[Array, "n m"]) -> Float[Array, "sums n m"]:
+    """Taylor coefficients of ``Σ_k a_k(v1) a_k(v2) ρ^k`` in ``(ρ, v1, v2)``, in the order of `keys` with one more.
 
     Args:
-        fn: the activation.
-        variance: the largest to be right for, positive.  Inputs of unit variance do not
-            exceed 4 with ``weight_std = bias_std = 1``.
+        series: where it ends.
+        a1: `coefficients` of the first points, ``(order + 1, terms, n)``.
+        a2: of the second points, ``(order + 1, terms, m)``.
+        rho: correlation of each pair.
     """
-    order = round(TERMS * variance)
-    z, weight = _trapezoid(2 * max(200, order // 4))
-    h = _hermite_functions(z, weight, order)
-    return _expectation(fn, h, z), _expectation(_derivative(fn), h, z)
+    wanted = keys(len(a1) - 1, len(a2) - 1, more=1)
+    most = max(p for p, _, _ in wanted)
+    count = a1.shape[1] - -(-most // series.step)
+
+    def rows(a: Array, which: int, binomials: bool) -> Array:
+        """What multiplies ``ρ^(step j + rest)`` in each sum, ``(count, sums, n)``."""
+        out = []
+        for key in wanted:
+            p = key[0]
+            k = series.step * np.arange(count) + (series.first - p) % series.step + p
+            start = (k[0] - series.first) // series.step
+            row = a[key[which], start : start + count]
+            out.append(row * _binomial(k, p)[:, None] if binomials else row)
+        return jnp.stack(out, 1)
+
+    y = rho**series.step
+
+    def horner(total: Array, ab: tuple[Array, Array]) -> tuple[Array, None]:
+        return total * y + ab[0][:, :, None] * ab[1][:, None, :], None
+
+    zeros = jnp.zeros((len(wanted), *rho.shape), rho.dtype)
+    factors = rows(a1, 1, True), rows(a2, 2, False)
+    totals = jax.lax.scan(horner, zeros, factors, reverse=True, unroll=4)[0]
+    rest = np.array([(series.first - p) % series.step for p, _, _ in wanted], bool)
+    return jnp.where(rest[:, None, None], totals * rho, totals)
 
 
-def _expectation(fn: Elementwise, h: np.ndarray, z: np.ndarray) -> Expectation:
-    first, step = _terms(fn, z)
-    h = h[first::step]
-    if step == 2:  # The integrands are even.
-        h, z = 2 * h[:, len(z) // 2 :], z[len(z) // 2 :]
+@functools.cache
+def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
+    """The series that is right up to ``variance`` for so many derivatives in both points together.
 
-    def coefficients(v: Float[Array, ""], count: int) -> list[Array]:
-        """``a_m`` and its derivatives.  Under `vmap` over pairs they are still made once a point."""
-        of = [lambda v: h @ fn(jnp.sqrt(v) * z)]
-        for _ in range(count):
-            of.append(_derivative(of[-1]))
-        return [a(v) for a in of]
-
-    def sums(count: int, y: Float[Array, ""], v1: Float[Array, ""], v2: Float[Array, ""]) -> Table:
-        """Derivatives of ``Σ_m a_m(v1) a_m(v2) y^m``, as many as ``count`` in each of two points need."""
-        some = range(count + 1)
-        keys = [(p, q, r) for q in some for r in some for p in range(2 * count - q - r + 1)]
-        n = np.arange(float(len(h) - 2 * count))
-
-        def rows(v: Float[Array, ""]) -> dict[tuple[int, int], Array]:
-            """Coefficients of ``y^n`` in the p-th derivative, but for its factor ``(n + p)! / n!``."""
-            of = enumerate(coefficients(v, count))
-            return {(p, q): a[p : p + len(n)] for q, a in of for p in range(2 * count - q + 1)}
-
-        factor = [np.prod([n + i for i in range(1, p + 1)], axis=0) for p in range(2 * count + 1)]
-        first_rows = {(p, q): factor[p] * a for (p, q), a in rows(v1).items()}
-
-        def horner(totals: Table, ab: tuple[dict, dict]) -> tuple[Table, None]:
-            a, b = ab
-            return {(p, q, r): total * y + a[p, q] * b[p, r] for (p, q, r), total in totals.items()}, None
-
-        zeros = dict.fromkeys(keys, jnp.zeros_like(y))
-        totals, _ = jax.lax.scan(horner, zeros, (first_rows, rows(v2)), reverse=True)
-        return totals
-
-    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-    def pick(key: Key, table: Table, y: Array, v1: Array, v2: Array) -> Array:
-        return table[key]
-
-    @functools.partial(pick.defjvp, symbolic_zeros=True)
-    def pick_next(key: Key, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        slope = jnp.zeros_like(primals[1])
-        for i, tangent in enumerate(tangents[1:]):
-            if not isinstance(tangent, SymbolicZero):
-                slope += tangent * evaluate(tuple(n + (i == j) for j, n in enumerate(key)), *primals)
-        return pick(key, *primals), slope
-
-    def evaluate(key: Key, table: Table, y: Array, v1: Array, v2: Array) -> Array:
-        if key not in table:  # At first, and again where an operator has more than two derivatives.
-            count = max(2, *key[1:], math.ceil(sum(key) / 2))
-            table = sums(count, *map(jax.lax.stop_gradient, (y, v1, v2)))
-        return pick(key, table, y, v1, v2)
-
-    def expectation(c: Float[Array, ""], v1: Float[Array, ""], v2: Float[Array, ""]) -> Array:
-        rho = c * jax.lax.rsqrt(v1) * jax.lax.rsqrt(v2)
-        return rho**first * evaluate((0, 0, 0), {}, rho**step, v1, v2)
-
-    return expectation
+    None if there is none of at most `LONGEST` terms: the terms are measured at ``variance``, where they
+    fall slowest, and what a further quarter of them adds to the highest derivative must be rounding.
+    """
+    first, step = _parity(fn)
+    z, weight = _trapezoid(LONGEST)
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(fn(jnp.asarray(np.sqrt(variance) * z)), float)
+    if not np.isfinite(values).all():
+        return None
+    p, block = derivatives + 1, 64
+    energy = values_energy = 0.0
+    previous, current = np.zeros_like(z), np.sqrt(weight)
+    root, at = current, 0
+    while at < LONGEST:
+        size = max(block, at // 4)
+        found = []
+        for k in range(at, at + size):
+            found.append(np.dot(current, root * values))
+            previous, current = current, (z * current - np.sqrt(k) * previous) / np.sqrt(k + 1)
+        squares = np.asarray(found) ** 2
+        found = squares * _binomial(np.arange(at, at + size), p)
+        # A polynomial has no high derivatives: what rounding leaves of them is compared with its values.
+        if at >= p and found.sum() <= (1e-13 if derivatives <= 4 else 1e-11) * max(energy, 1e-6 * values_energy):
+            return Series(at + 2 * p, first, step)
+        energy, values_energy, at = energy + found.sum(), values_energy + squares.sum(), at + size
+    return None
 
 
-def _derivative(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Of a function of numbers one by one, or of one number."""
+def second_moment(fn: Elementwise, variance: np.ndarray) -> np.ndarray:
+    """``E[φ(z)²]`` for ``z ~ N(0, variance)``."""
+    z, weight = _trapezoid(4000)
+    return np.asarray([weight @ np.asarray(fn(jnp.asarray(np.sqrt(v) * z)), float) ** 2 for v in variance])
+
+
+def _derivative(f: Elementwise) -> Elementwise:
+    """Derivative of an elementwise function."""
     return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
 
 
-def second_moment(fn: Elementwise, variance: float) -> float:
-    """``E[fn(z)²]`` for ``z ~ N(0, variance)``."""
-    z, weight = _trapezoid(1000)
-    with jax.ensure_compile_time_eval():
-        return float(weight @ fn(jnp.asarray(np.sqrt(variance) * z)) ** 2)
+def _binomial(k: np.ndarray, p: int) -> np.ndarray:
+    return np.prod([(k - i) / (i + 1) for i in range(p)], axis=0, initial=1.0) * np.ones(k.shape)
 
 
-def _terms(f: Elementwise, z: np.ndarray) -> tuple[int, int]:
-    """First index and step of the terms that do not vanish: odd and even ``f`` have half."""
+def _parity(fn: Elementwise) -> tuple[int, int]:
+    """First index and step of the terms that do not vanish: odd and even functions have half."""
+    z = np.linspace(0, 13, 401)
     with jax.ensure_compile_time_eval():
-        plus, minus = f(jnp.asarray(z)), f(jnp.asarray(-z))
+        plus, minus = fn(jnp.asarray(z)), fn(jnp.asarray(-z))
         scale = jnp.abs(plus).max() * 1e-14
         if jnp.abs(plus + minus).max() <= scale:
             return 1, 2
         return (0, 2) if jnp.abs(plus - minus).max() <= scale else (0, 1)
 
 
-def _trapezoid(n: int, half_width: float = 13.0) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights for N(0, 1); beats Gauss-Hermite where the integrand has poles."""
-    z = np.linspace(-half_width, half_width, n)
+def _trapezoid(terms: int, half_width: float = 13.0) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights for N(0, 1); beats Gauss-Hermite where the integrand has poles.
+
+    ``h_k`` has ``√k`` as its highest frequency, and the function of a series of that length has as much again.
+    """
+    z = np.linspace(-half_width, half_width, 2 * max(200, round(8 * np.sqrt(terms))))
     weight = np.exp(-(z**2) / 2)
     return z, weight / weight.sum()
 
 
-def _hermite_functions(z: np.ndarray, weight: np.ndarray, order: int) -> np.ndarray:
-    """``weight * h_k(z)`` for ``k < order``, ``(order, nodes)``."""
-    root = np.sqrt(weight)  # `root * h_k` is bounded, `h_k` alone overflows.
-    h = [root, z * root]
-    for k in range(2, order):
-        h.append((z * h[-1] - np.sqrt(k - 1) * h[-2]) / np.sqrt(k))
-    return np.stack(h) * root
+def _hermite_functions(z: np.ndarray, weight: np.ndarray, count: int) -> Array:
+    """``weight * h_k(z)`` for ``k < count``, ``(count, nodes)``: computed by the program, not part of it."""
+    root = jnp.asarray(np.sqrt(weight))  # `root * h_k` is bounded, `h_k` alone overflows.
+
+    def next_one(h: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], Array]:
+        previous, current = h
+        return (current, (z * current - jnp.sqrt(k) * previous) / jnp.sqrt(k + 1)), current * root
+
+    return jax.lax.scan(next_one, (jnp.zeros_like(root), root), jnp.arange(float(count)))[1]

@@ -70,7 +70,7 @@ def _run(jaxpr: core.Jaxpr, consts: Sequence[ArrayLike], arguments: Sequence[Qua
             inner, inner_consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
             outputs = _run(inner, inner_consts, values)
         elif eqn.primitive.name == "stop_gradient":
-            outputs = [v.value if isinstance(v, _Packed) else v for v in values]
+            outputs = _function(eqn)(*(v.value if isinstance(v, _Packed) else v for v in values))
         elif any(isinstance(v, _Packed) for v in values):
             outputs = _push(eqn.primitive.name, _function(eqn), values)
         else:

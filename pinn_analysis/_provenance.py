@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 ROOT = Path(__file__).resolve().parent.parent
 # Packages whose versions count, by module, where the module is in use.
@@ -39,7 +40,7 @@ def device() -> str:
 
 def precision() -> str:
     """Of what JAX makes of a float where nothing else is said."""
-    return "float64" if jax.config.jax_enable_x64 else "float32"
+    return jnp.result_type(float).name
 
 
 def versions() -> dict[str, str]:

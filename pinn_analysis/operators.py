@@ -12,11 +12,13 @@ Any function ``Field -> Field`` is an operator, so users compose their own:
 11.0
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -34,21 +36,25 @@ def identity(u: Field) -> Field:
 def partial(*axes: int) -> Operator:
     """Partial derivative along ``axes``: ``partial(0, 1)(u)`` is ``∂²u/∂x₀∂x₁``.
 
-    Nested forward mode: the cost grows like ``2**len(axes)`` evaluations of the field and
-    does not depend on its number of parameters.
+    Equal axes make equal operators.  Nested forward mode: the cost grows like ``2**len(axes)``
+    evaluations of the field and does not depend on its number of parameters.
 
     Raises:
         ValueError: no axis was given, or (on application) one is not an axis of the point.
     """
     if not axes:
         raise ValueError("`partial` needs at least one axis, e.g. `partial(0)`; the field itself is `identity`.")
+    return _Partial(tuple(axes))
 
-    def operator(u: Field) -> Field:
-        for axis in axes:
+
+@dataclasses.dataclass(frozen=True)
+class _Partial:
+    axes: tuple[int, ...]
+
+    def __call__(self, u: Field) -> Field:
+        for axis in self.axes:
             u = _derivative(u, axis)
         return u
-
-    return operator
 
 
 def _derivative(u: Field, axis: int) -> Field:
@@ -66,6 +72,37 @@ def laplacian(u: Field) -> Field:
     By the forward Laplacian: the cost of about ``d + 2`` evaluations of the field.
     """
     return lambda x: forward_laplacian(u, x)[1]
+
+
+def laplacian_over(*axes: int) -> Operator:
+    """The Laplacian over some axes only, as in space but not in time: ``laplacian_over(0, 1)`` of ``u(x, y, t)``.
+
+    Equal axes make equal operators.
+
+    Raises:
+        ValueError: no axis was given, one twice, or (on application) one is not an axis of the point.
+    """
+    if not axes or len(set(axes)) != len(axes):
+        raise ValueError(
+            f"`laplacian_over` needs different axes, at least one, such as `laplacian_over(0, 1)`; got {axes}."
+        )
+    return _LaplacianOver(tuple(axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class _LaplacianOver:
+    axes: tuple[int, ...]
+
+    def __call__(self, u: Field) -> Field:
+        def laplacian_of_u(x: Float[Array, " d"]) -> Array:
+            if not all(0 <= axis < x.size for axis in self.axes):
+                raise ValueError(
+                    f"`laplacian_over{self.axes}` of a field of {x.size} variables: axes are 0 to {x.size - 1}."
+                )
+            at = np.array(self.axes)
+            return forward_laplacian(lambda y: u(x.at[at].set(y)), x[at])[1]
+
+        return laplacian_of_u
 
 
 def value_and_laplacian(u: Field) -> Callable[[Float[Array, " d"]], tuple[Array, Array]]:

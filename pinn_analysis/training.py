@@ -6,7 +6,6 @@ optimiser move the parameters.  Everything random in step ``k`` comes from the k
 """
 
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,48 +20,57 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from pinn_analysis import gradients
-from pinn_analysis._checkpoint import Checkpoints
+from pinn_analysis import gradients, problems
+from pinn_analysis._checkpoint import Checkpoints, identity
+from pinn_analysis._divergence import DivergedError as DivergedError, explain
+from pinn_analysis._history import History, error_measure
+from pinn_analysis._steps import descend, follow as follow, stepper as stepper
 from pinn_analysis.networks import Network
-from pinn_analysis.problems import Problem, check_points, grid, relative_l2_error
+from pinn_analysis.problems import Apply, Problem, check, check_names
+from pinn_analysis.weight_rules import Weights, trained
 from pinn_analysis.weighting import Weighting, fixed
 
-# Points an axis of the grid on which the error is measured: 1,000 in 1-D (NTK paper's code),
-# 100 x 100 in 2-D (first paper's code).
-TEST_POINTS = {1: 1000, 2: 100}
 CHECKPOINT_SECONDS = 30  # Between two checkpoints: what a killed run loses at most.
+Measure = Callable[[Problem, Apply, PyTree, dict[str, Array]], dict[str, Array]]
+
+
+class TrainState(NamedTuple):
+    """All that a run goes on from.
+
+    Attributes:
+        step: steps so far.
+        key: data of the key that points are drawn with.
+        params: parameters of the network.
+        optimizer: state of the optimiser.
+        weighting: state of the rule for the weights.
+    """
+
+    step: Array
+    key: Array
+    params: PyTree
+    optimizer: PyTree
+    weighting: PyTree
 
 
 class Run(NamedTuple):
-    """What training leaves; with several seeds every array has a leading axis for them.
+    """Result of training; with several seeds every array has a leading axis for them.
 
     Attributes:
         params: parameters after the last step.
         weights: loss weights at the last step, by term.
-        history: arrays over the recorded steps: ``"step"``, ``"error"`` (relative L2, if the
-            solution is known), ``"loss/<name>"`` (unweighted, on the points of that step),
-            ``"weight/<name>"``, and of the gradient of each unweighted loss the largest and the
-            mean absolute entry and the norm, ``"gradient_max/<name>"`` and so on.
+        history: arrays whose last axis is that of the recorded steps: ``"step"``, ``"error"``
+            (relative L2, if the solution is known; ``"absolute_error"``, the root of the mean
+            square, if the solution is zero), ``"loss/<name>"`` (unweighted, on the points of that
+            step), ``"weight/<name>"``, and of the gradient of each unweighted loss the largest and
+            the mean absolute entry and the norm, ``"gradient_max/<name>"`` and so on; and what
+            ``measure`` returns.
+        state: of the optimiser and the rule too, ``run.state.optimizer`` and ``run.state.weighting``.
     """
 
     params: PyTree
-    weights: dict[str, Array]
+    weights: Weights
     history: dict[str, np.ndarray]
-
-
-class DivergedError(FloatingPointError):
-    """Training met a loss that is not finite; ``run`` is what it was until then."""
-
-    def __init__(self, message: str, run: Run):
-        super().__init__(message)
-        self.run = run
-
-
-class _State(NamedTuple):
-    step: Array
-    params: PyTree
-    optimizer: PyTree
-    weighting: PyTree
+    state: TrainState
 
 
 def adam(learning_rate: float | int = 1e-3) -> optax.GradientTransformation:
@@ -82,10 +90,14 @@ def train(
     weighting: Weighting | None = None,
     params: PyTree | None = None,
     record_every: int = 100,
+    measure: Measure | None = None,
+    test_points: ArrayLike | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Run:
     """Minimise the weighted loss of ``problem`` over the parameters of ``network``.
+
+    Terms that are not trained (`Condition.trained`) are left out, also of the history.
 
     Args:
         problem: what to solve.
@@ -94,90 +106,82 @@ def train(
         steps: number of optimiser steps.
         batch_size: points of each condition in a step, one number or a dict by name.
         points: the same points in every step instead of fresh ones (``batch_size`` is unused).
-        optimizer: `adam` if not given.
+        optimizer: any of optax; `adam` if not given.  One that takes extra arguments gets those of
+            ``value``, ``grad``, ``value_fn`` (the loss of the parameters) and ``residuals_fn`` (the
+            residuals as one vector, each times ``sqrt(λ_i / n_i)``: its squared norm is the loss)
+            that it accepts: `optax.lbfgs` and `optax.contrib.reduce_on_plateau` work.
         weighting: a rule of `weighting`; all weights 1 if not given.
         params: where to start instead of ``network.init``, shared by all seeds.
         record_every: steps between two entries of the history; the last step has one too.
-        checkpoint: a folder of this run's own.  If it has a checkpoint, training goes on from
+        measure: ``(problem, apply, params, points) -> dict of arrays``, traceable, whose values
+            join the history; the points are those of that step.
+        test_points: ``(n, d)``, where the error is measured; `problems.test_points` if not given.
+        checkpoint: a folder used by this run only.  If it has a checkpoint, training goes on from
             there and ends bit for bit where it would have ended; with more ``steps`` than
             before it goes on further.  One is written every 30 seconds, and at the end.
         progress: whether to show a progress bar, with the time left.
 
     Raises:
-        ValueError: ``steps`` or ``record_every`` below 1; points or sizes that do not fit; a
-            checkpoint of another run, beyond ``steps``, or damaged.
-        DivergedError: a recorded loss or weight is not finite; carries the history so far.
+        ValueError: ``steps`` or ``record_every`` below 1; network, points or sizes that do not fit
+            (`problems.check`); a checkpoint of another run, beyond ``steps``, or damaged.
+        DivergedError: a recorded loss, weight or gradient is not finite; carries the history and
+            the last finite state, and says whose fault it is.
     """
     if steps < 1 or record_every < 1:
         raise ValueError(f"`steps` and `record_every` must be at least 1, got {steps} and {record_every}.")
     if points is not None:
-        check_points(problem, points)
-        points = {name: jnp.asarray(x) for name, x in points.items()}
+        problems.check_points(problem, points)
+        points = {name: jnp.asarray(points[name]) for name in problem.conditions}
+    problem, points, batch_size = _only_trained(problem, points, batch_size)
+    if test_points is not None:
+        problem = problem._replace(test=test_points)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)  # Of the old kind, `jax.random.PRNGKey`.
-    functions = _functions(problem, network, batch_size, points, optimizer or adam(), weighting or fixed(), params)
-    if key.ndim:  # Several seeds: the same functions, mapped.
-        functions = _Functions(*(jax.vmap(f, axes) for f, axes in zip(functions, (0, (0, 0, None), 0), strict=True)))
-    keys = jnp.stack([jax.random.split(k)[1] for k in key]) if key.ndim else jax.random.split(key)[1]
-    advance, measure = jax.jit(functions.advance, donate_argnums=1), jax.jit(functions.measure)
-    state, recorded = jax.jit(functions.start)(key), []  # What was recorded, a dict a time.
-
-    def history() -> dict[str, np.ndarray]:
-        return {name: np.stack([record[name] for record in recorded], -1) for name in recorded[0]}
-
-    def run() -> Run:
-        whole = history()
-        return Run(state.params, {name: whole[f"weight/{name}"][..., -1] for name in problem.conditions}, whole)
-
-    def record(now: int) -> None:
-        recorded.append(jax.device_get(measure(keys, state)) | {"step": np.array(now)})
-        bad = [name for name, value in recorded[-1].items() if not np.isfinite(value).all()]
-        if bad:
-            advice = "Lower the learning rate (see `convergence.max_learning_rate`)"
-            if all(name.startswith("weight/") for name in bad):
-                advice = "The rule for the weights divides by zero: can any parameter change this loss term?"
-            raise DivergedError(
-                f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  "
-                f"{advice}; `.run` of this error has the history.",
-                run(),
-            )
+        key = jax.random.wrap_key_data(key)  # A legacy `jax.random.PRNGKey`.
+    draw = functools.partial(_draw, problem, batch_size, points)
+    _check_start(problem, network, draw, params)
+    one = _functions(problem, network, draw, optimizer or adam(), weighting or fixed(), params, measure)
+    several = _Functions(jax.vmap(one.start), jax.vmap(one.advance, (0, None)), jax.vmap(one.measure))
+    functions = several if key.ndim else one
+    advance, look = jax.jit(functions.advance, donate_argnums=0), jax.jit(functions.measure)
+    state, history = jax.jit(functions.start)(key), History()
 
     checkpoints = None
     if checkpoint is not None:
-        description = {
-            "problem": problem.name,
-            "key": jax.random.key_data(key).tolist(),
-            "record_every": record_every,
-            "jax": jax.__version__,
-            # The program has all settings in it, the learning rate for one.
-            "network, equation, optimizer, weighting or batch": _digest(
-                advance.lower(keys, state, 1).as_text().encode()
-            ),
-            "initial parameters": _digest(*(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))),
-        }
-        checkpoints = Checkpoints(checkpoint, description)
+        checkpoints = Checkpoints(checkpoint, identity(problem, key, record_every, points, advance, state))
         saved = checkpoints.newest(state, steps)
         if saved is not None:
-            state, before = saved
-            recorded = [{name: v[..., i] for name, v in before.items()} for i in range(len(before["step"]))]
+            state, history = saved[0], History.of(saved[1])
 
-    now = int(recorded[-1]["step"]) if recorded else 0
-    if not recorded:
-        record(0)
-    elif now < steps and now % record_every:  # The end of a shorter run, no step that this one records.
-        recorded.pop()
+    def record(now: int, before: TrainState | None, state: TrainState) -> None:
+        """Append to the history; raise with the last finite state if something is not finite."""
+        history.append(now, look(state))
+        bad = history.not_finite()
+        if bad:
+            last = _last_finite(advance, before, state)
+            seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], last) for i in range(len(key))] if key.ndim else [last]
+            message = explain(problem, network.apply, bad, [(s.step, s.params, draw(s)) for s in seeds], now)
+            weights = history.weights(problem, finite=True)
+            raise DivergedError(message, Run(last.params, weights, history.arrays(), last))
+
+    now = history.last_step()
+    if now is None:
+        now = 0
+        record(0, None, state)
+    elif now < steps and now % record_every:  # Last entry of a shorter run, off this run's recording grid.
+        history.pop()
     last = time.monotonic()
     with tqdm(total=steps, initial=now, disable=not progress, desc=problem.name, unit="step") as bar:
         while now < steps:
             after = min(now - now % record_every + record_every, steps)
-            state = advance(keys, state, after - now)
+            before = jax.tree.map(jnp.copy, state)  # `advance` reuses the memory of its argument.
+            state = advance(state, after - now)
             bar.update(after - now)
             now = after
-            record(now)
+            record(now, before, state)
             if checkpoints and (now == steps or time.monotonic() - last > CHECKPOINT_SECONDS):
-                checkpoints.save(now, state, history())
+                checkpoints.save(now, state, history.arrays())
                 last = time.monotonic()
-    return run()
+    return Run(state.params, history.weights(problem), history.arrays(), state)
 
 
 class _Functions(NamedTuple):
@@ -185,8 +189,8 @@ class _Functions(NamedTuple):
 
     Attributes:
         start: ``key -> state``.
-        advance: ``(key, state, count) -> state``, ``count`` steps later.
-        measure: ``(key, state) -> record``, what enters the history.
+        advance: ``(state, count) -> state``, ``count`` steps later.
+        measure: ``state -> record``, what enters the history.
     """
 
     start: Callable
@@ -197,51 +201,90 @@ class _Functions(NamedTuple):
 def _functions(
     problem: Problem,
     network: Network,
-    batch_size: int | Mapping[str, int],
-    points: Mapping[str, Array] | None,
+    draw: Callable[[TrainState], dict[str, Array]],
     optimizer: optax.GradientTransformation,
     weighting: Weighting,
     params: PyTree | None,
+    measure: Measure | None,
 ) -> _Functions:
-    def draw(key: Array, step: Array) -> dict[str, Array]:
-        return points if points is not None else problem.sample(jax.random.fold_in(key, step), batch_size)
+    measure_error = error_measure(problem)
 
-    def start(key: Array) -> _State:
-        initial = network.init(jax.random.split(key)[0]) if params is None else params
-        return _State(jnp.zeros((), int), initial, optimizer.init(initial), weighting.init(problem))
+    def start(key: Array) -> TrainState:
+        first, second = jax.random.split(key)
+        initial = network.init(first) if params is None else params
+        key_data = jax.random.key_data(second)
+        return TrainState(jnp.zeros((), int), key_data, initial, optimizer.init(initial), weighting.init(problem))
 
-    def losses(params: PyTree, batch: Mapping[str, Array]) -> dict[str, Array]:
-        return problem.losses(functools.partial(network.apply, params), batch)
+    def weigh(state: TrainState, batch: Mapping[str, Array]) -> tuple[Weights, PyTree]:
+        weights, after = weighting.update(state.weighting, problem, network.apply, state.params, batch)
+        check_names(problem, weights, "weights")
+        return weights, after
 
-    def step(key: Array, state: _State) -> _State:
-        batch = draw(key, state.step)
-        weights, weighting_state = weighting.update(state.weighting, problem, network.apply, state.params, batch)
+    def step(state: TrainState) -> TrainState:
+        batch = draw(state)
+        weights, weighting_state = weigh(state, batch)
+        moved = descend(problem, network.apply, optimizer, weights, batch, state.params, state.optimizer)
+        return TrainState(state.step + 1, state.key, *moved, weighting_state)
 
-        def loss(params: PyTree) -> Array:
-            return sum(weights[name] * value for name, value in losses(params, batch).items())
+    def advance(state: TrainState, count: Array) -> TrainState:
+        return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
-        updates, optimizer_state = optimizer.update(jax.grad(loss)(state.params), state.optimizer, state.params)
-        return _State(state.step + 1, optax.apply_updates(state.params, updates), optimizer_state, weighting_state)
-
-    def advance(key: Array, state: _State, count: Array) -> _State:
-        return jax.lax.fori_loop(0, count, lambda _, state: step(key, state), state)
-
-    def measure(key: Array, state: _State) -> dict[str, Array]:
-        batch = draw(key, state.step)
-        weights, _ = weighting.update(state.weighting, problem, network.apply, state.params, batch)
+    def look(state: TrainState) -> dict[str, Array]:
+        batch = draw(state)
+        weights, _ = weigh(state, batch)
         field = functools.partial(network.apply, state.params)
         record = {f"loss/{name}": value for name, value in problem.losses(field, batch).items()}
         record |= {f"weight/{name}": value for name, value in weights.items()}
         for name, gradient in gradients.by_term(problem, network.apply, state.params, batch).items():
             statistics = gradients.statistics(gradient)._asdict()
             record |= {f"gradient_{kind}/{name}": value for kind, value in statistics.items()}
-        if problem.solution is not None:
-            test = grid(problem, TEST_POINTS.get(len(problem.domain[0]), 20))
-            record["error"] = relative_l2_error(field, problem.solution, test)
-        return record
+        record |= measure_error(field)
+        own = {} if measure is None else measure(problem, network.apply, state.params, batch)
+        taken = set(own) & {"step", *record}
+        if taken:
+            raise ValueError(f"`measure` must return other names than those of the history, got {sorted(taken)}.")
+        return record | own
 
-    return _Functions(start, advance, measure)
+    return _Functions(start, advance, look)
 
 
-def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+def _only_trained(problem: Problem, points: dict | None, sizes: int | Mapping[str, int]) -> tuple:
+    """Problem, points and batch sizes without the terms that are not trained."""
+    if isinstance(sizes, Mapping):
+        check_names(problem, sizes, "sizes")
+        sizes = trained(problem, sizes)[1]
+    points = None if points is None else trained(problem, points)[1]
+    return trained(problem, {})[0], points, sizes
+
+
+def _draw(problem: Problem, sizes: int | Mapping[str, int], points: dict | None, state: TrainState) -> dict[str, Array]:
+    """Points of the step to come."""
+    if points is not None:
+        return points
+    return problem.sample(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), sizes)
+
+
+def _check_start(problem: Problem, network: Network, draw: Callable, params: PyTree | None) -> None:
+    """The door, at the first points and parameters."""
+
+    def door(key: Array) -> None:
+        state = TrainState(jnp.zeros((), int), jax.random.key_data(key), None, None, None)
+        check(problem, network.apply, network.init(key) if params is None else params, draw(state))
+
+    jax.eval_shape(door, jax.random.key(0))
+
+
+def _last_finite(advance: Callable, before: TrainState | None, state: TrainState) -> TrainState:
+    """The last state whose parameters are finite: steps are done again, one by one, from ``before`` on."""
+
+    def finite(state: TrainState) -> bool:
+        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+
+    if before is None or finite(state):
+        return state
+    while True:
+        state = jax.tree.map(jnp.copy, before)
+        after = advance(state, 1)
+        if not finite(after):
+            return before
+        before = after

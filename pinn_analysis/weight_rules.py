@@ -2,86 +2,105 @@
 
 Several formulas go by the name of "NTK weights", and several by that of "learning-rate
 annealing".  Here each is a pure function of one `State`, so that they can be compared:
-`table` evaluates all of them, `as_weighting` trains with one.
+`table` evaluates all of them, `weighting.moving` trains with one.
 
 Letters.  The loss is ``L = Σ_i λ_i L_i`` with ``L_i = mean(r_i²)`` over ``n_i`` rows; ``J_i``
 is the Jacobian of ``r_i``, ``K_ij = J_i J_jᵀ`` a block of the kernel and
 ``g_i = ∇L_i = (2 / n_i) J_iᵀ r_i``.  Sources were read in November 2026, at the commits that
-`FORMULAS` names; losses there may be sums or have further factors, here they are these means.
+`FORMULAS` names; their losses may be sums or carry other factors, here all are these means.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from pinn_analysis import convergence, gradients, ntk
-from pinn_analysis.problems import Problem
-from pinn_analysis.weighting import Weighting, _moving
-
-
-class State(NamedTuple):
-    """What the formulas look at; made by `measure`.
-
-    Attributes:
-        kernel: all blocks ``K_ij``.
-        residuals: ``r_i`` by term, ``(n_i,)``.
-        gradients: ``∇L_i`` by term, shaped like the parameters.
-    """
-
-    kernel: ntk.KernelBlocks
-    residuals: dict[str, Array]
-    gradients: dict[str, PyTree]
-
+from pinn_analysis.problems import Apply, Problem
 
 Weights = dict[str, Array]
 
 
-def measure(problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, ArrayLike]) -> State:
+class State(NamedTuple):
+    """What the formulas look at; made by `measure`.  Terms that are not trained have no part in it.
+
+    Attributes:
+        kernel: all blocks ``K_ij``, unformed (`ntk.operator`) or written out (`ntk.empirical`).
+        residuals: ``r_i`` by term, ``(n_i,)``.
+        gradients: ``∇L_i`` by term, shaped like the parameters.
+        weights: the weights ``λ_i`` at present, by term.
+    """
+
+    kernel: ntk.KernelOperator | ntk.KernelBlocks
+    residuals: dict[str, Array]
+    gradients: dict[str, PyTree]
+    weights: Weights
+
+
+def measure(
+    problem: Problem,
+    apply: Apply,
+    params: PyTree,
+    points: Mapping[str, ArrayLike],
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> State:
     """The state of a network; traceable, and what a formula does not use `jax.jit` does not compute.
 
+    The kernel in it is not formed: a formula of traces needs no matrix.  Weights are 1 if not given.
+
     Raises:
-        ValueError: as `ntk.empirical`.
+        ValueError: as `ntk.operator`.
     """
-    kernel = ntk.empirical(problem, apply, params, points, method="jacobian")
+    problem, points = trained(problem, points)
+    weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     return State(
-        kernel,
-        problem.residuals(lambda x: apply(params, x), points),
+        ntk.operator(problem, apply, params, points),
+        problem.residuals(functools.partial(apply, params), points),
         gradients.by_term(problem, apply, params, points),
+        {name: jnp.asarray(weights[name], float) for name in problem.conditions},
     )
 
 
-# Of the kernel.
+def trained(problem: Problem, given: Mapping) -> tuple[Problem, dict]:
+    """The problem without the terms that are not trained (`Condition.trained`), and what is ``given`` for the rest."""
+    left_out = {name for name, condition in problem.conditions.items() if not condition.trained}
+    conditions = {name: condition for name, condition in problem.conditions.items() if name not in left_out}
+    return problem._replace(conditions=conditions), {name: x for name, x in given.items() if name not in left_out}
 
 
-def ntk_trace(state: State) -> Weights:
+# Formulas of the kernel.
+
+
+def trace_ratio(state: State) -> Weights:
     """``Σ_j tr K_jj / tr K_ii``: Algorithm 1 of the NTK paper (2007.14527), and its notebook.
 
     Assumes that a term converges at the average of the eigenvalues of its block, and as many
     points in each term.  Not invariant otherwise: a term whose points are all listed twice
     has the same loss and half the weight.  `mean_diagonal` mends that.
     """
-    return _inverse({name: jnp.trace(state.kernel[name, name]) for name in state.kernel.names}, jnp.sum)
+    return _inverse(state.kernel.traces(), jnp.sum)
 
 
-def mean_diagonal(state: State) -> Weights:
+def mean_diagonal(state: State, total: Callable[[Array], Array] = jnp.mean) -> Weights:
     """``mean_j(c_j) / c_i`` with ``c_i = tr K_ii / n_i``: jaxpi's ``"ntk"``, for any ``n_i``.
+
+    With ``total=jnp.sum`` the sum is on top, as in `weighting.ntk_trace`.
 
     On its own term ``i`` follows ``dr_i/dt = -2 (λ_i / n_i) K_ii r_i``, so its rates are the
     eigenvalues of ``2 λ_i K_ii / n_i``.  Their sum, ``2 λ_i tr K_ii / n_i``, has a limit for
     ``n_i → ∞`` (the trace of an integral operator), and is the same for all terms if and only
     if ``λ_i ∝ n_i / tr K_ii``.  Their average, ``2 λ_i tr K_ii / n_i²``, has none: it counts
     more and more modes that do not move, and would ask for ``λ_i ∝ n_i² / tr K_ii``.  With one
-    ``n`` for all terms both are `ntk_trace`.  (jaxpi has since added ``1e-5 mean(c)`` to the
+    ``n`` for all terms both are `trace_ratio`.  (jaxpi has since added ``1e-5 mean(c)`` to the
     denominator, which bounds the weights.)
     """
-    return _inverse(convergence.rates(state.kernel), jnp.mean)
+    return _inverse(convergence.rates(state.kernel), total)
 
 
 def largest_eigenvalue(state: State) -> Weights:
@@ -101,12 +120,13 @@ def summed_kernel(state: State, reference: str = "residual") -> Weights:
     of one sign; grows like ``n²``, and changes if an equation is multiplied by -1 at some points.
     """
     kernel, reference = state.kernel, _checked(state, reference)
-    inside = np.repeat([name == reference for name in kernel.names], kernel.sizes)
-    sums = [jnp.sum(kernel.matrix, where=np.outer(rows, rows)) for rows in (inside, ~inside)]
+    inside = kernel.repeat({name: float(name == reference) for name in kernel.names})
+    product = kernel.linear()
+    sums = [jnp.vdot(rows, product(rows)) for rows in (inside, 1 - inside)]
     return {name: sum(sums) / sums[name != reference] for name in kernel.names}
 
 
-# Of the kernel along the residual.
+# Formulas of the kernel along the residual.
 
 
 def root_gradient(state: State) -> Weights:
@@ -121,16 +141,18 @@ def root_gradient(state: State) -> Weights:
     return _inverse({name: norm / (2 * jnp.sqrt(losses[name])) for name, norm in _norms(state).items()}, jnp.sum)
 
 
-# Of the gradients.
+# Formulas of the gradients.
 
 
-def grad_norm(state: State) -> Weights:
-    """``mean_j ‖g_j‖ / ‖g_i‖``: jaxpi's ``"grad_norm"``; 2308.08468 has the sum for the mean.
+def grad_norm(state: State, total: Callable[[Array], Array] = jnp.mean) -> Weights:
+    """``mean_j ‖g_j‖ / ‖g_i‖``: jaxpi's ``"grad_norm"``.
+
+    2308.08468 and `weighting.grad_norm` have the sum on top, ``total=jnp.sum``.
 
     Assumes that terms are in balance if their gradients are equally long *now*.  A term that
     is nearly met has a short gradient, and so a large weight.
     """
-    return _inverse(_norms(state), jnp.mean)
+    return _inverse(_norms(state), total)
 
 
 def accumulated_norm(state: State) -> Weights:
@@ -160,16 +182,19 @@ def annealing_arxiv(state: State, reference: str = "residual") -> Weights:
 
     Assumes that one parameter's largest gradient and another's average can be compared.
     """
-    top = gradients.statistics(state.gradients[_checked(state, reference)]).max
-    means = {name: gradients.statistics(g).mean for name, g in state.gradients.items()}
-    return _over(top, means, reference)
+    return _over(state, reference, lambda name, g: gradients.statistics(g).mean)
 
 
 def annealing_siam(state: State, reference: str = "residual") -> Weights:
-    """The square root of `annealing_arxiv`, where eq. 2.30 of the journal version comes to rest.
+    """``max|g_r| / mean|λ_i g_i|``, 1 for the reference: 10.1137/20M1318043, eq. 2.30.
 
-    The authors' code, ``weighting.lr_annealing("siam")`` and PINNacle's ``LR_Adaptor`` have it.
+    It depends on the weights of before.  The authors' code and PINNacle's ``LR_Adaptor`` have it.
     """
+    return _over(state, reference, lambda name, g: state.weights[name] * gradients.statistics(g).mean)
+
+
+def annealing_at_rest(state: State, reference: str = "residual") -> Weights:
+    """The square root of `annealing_arxiv`, where `annealing_siam` comes to rest if nothing else moves."""
     return {name: jnp.sqrt(weight) for name, weight in annealing_arxiv(state, reference).items()}
 
 
@@ -179,12 +204,9 @@ def annealing_jinns(state: State, reference: str = "residual") -> Weights:
     The absolute value is taken after the mean, so entries of either sign cancel; turning the
     sign of a hidden unit, which leaves the network as it is, changes the weight.
     """
-    top = gradients.statistics(state.gradients[_checked(state, reference)]).max
-    means = {
-        name: jnp.mean(jnp.stack([jnp.abs(leaf.mean()) for leaf in jax.tree.leaves(g)]))
-        for name, g in state.gradients.items()
-    }
-    return _over(top, means, reference)
+    return _over(
+        state, reference, lambda name, g: jnp.mean(jnp.stack([abs(leaf.mean()) for leaf in jax.tree.leaves(g)]))
+    )
 
 
 def annealing_means(state: State, reference: str = "residual") -> Weights:
@@ -192,8 +214,7 @@ def annealing_means(state: State, reference: str = "residual") -> Weights:
 
     There the reference is the first term unless it is named.
     """
-    means = {name: gradients.statistics(g).mean for name, g in state.gradients.items()}
-    return _over(means[_checked(state, reference)], means, reference)
+    return _over(state, reference, lambda name, g: gradients.statistics(g).mean, top="mean")
 
 
 class Formula(NamedTuple):
@@ -214,7 +235,7 @@ class Formula(NamedTuple):
 
 #: The formulas of `table`, by name.
 FORMULAS = {
-    "NTK paper": Formula(ntk_trace, "2007.14527, Algorithm 1; PINNsNTK@1acf1f2 PINNsNTK_Wave1D.ipynb", 1000, 0.0),
+    "NTK paper": Formula(trace_ratio, "2007.14527, Algorithm 1; PINNsNTK@1acf1f2 PINNsNTK_Wave1D.ipynb", 1000, 0.0),
     "jaxpi ntk": Formula(mean_diagonal, "PredictiveIntelligenceLab/jaxpi@127a306 jaxpi/models.py", 1000, 0.9),
     "largest eigenvalue": Formula(largest_eigenvalue, "equal stable steps; no library", 1000, 0.0),
     "PINNacle NTK": Formula(summed_kernel, "i207M/PINNacle@008bbeb src/optimizer/ntk.py", 1, 0.0),
@@ -227,7 +248,7 @@ FORMULAS = {
     "PINA NTK": Formula(proportional_norm, "mathLab/PINA@2820b20 pina/_src/weighting/ntk_weighting.py", 1, 0.5),
     "jaxpi grad_norm": Formula(grad_norm, "PredictiveIntelligenceLab/jaxpi@127a306 jaxpi/models.py", 1000, 0.9),
     "annealing, arXiv": Formula(annealing_arxiv, "2001.04536 version 1, eq. 40", 10, 0.1),
-    "annealing, SIAM": Formula(annealing_siam, "10.1137/20M1318043, eq. 2.30, at rest", 10, 0.9),
+    "annealing, SIAM": Formula(annealing_at_rest, "10.1137/20M1318043, eq. 2.30, at rest", 10, 0.9),
     "annealing, PhysicsNeMo": Formula(
         annealing_means, "NVIDIA/physicsnemo-sym@9a92586 physicsnemo/sym/loss/aggregator.py", 1, 0.99
     ),
@@ -241,20 +262,6 @@ def table(state: State) -> dict[str, Weights]:
     Optimisers like Adam do not see a common factor: compare ratios.
     """
     return {name: formula.weights(state) for name, formula in FORMULAS.items()}
-
-
-def as_weighting(formula: Callable[[State], Weights], *, every: int = 100, decay: float = 0.9) -> Weighting:
-    """Train with a formula: weights start at 1 and move ``λ ← decay · λ + (1 - decay) · formula``.
-
-    Args:
-        formula: ``State -> weights``.
-        every: steps between two updates.
-        decay: coefficient on the *old* weight; a term whose new weight is not finite keeps its old one.
-
-    Raises:
-        ValueError: a ``decay`` outside [0, 1), or ``every`` below 1.
-    """
-    return _moving(lambda weights, *now: formula(measure(*now)), decay, every, None)
 
 
 def _flat(state: State) -> dict[str, Array]:
@@ -272,8 +279,11 @@ def _inverse(values: dict[str, Array], total: Callable) -> Weights:
     return {name: top / value for name, value in values.items()}
 
 
-def _over(top: Array, values: dict[str, Array], reference: str) -> Weights:
-    return {name: jnp.ones_like(top) if name == reference else top / value for name, value in values.items()}
+def _over(state: State, reference: str, below: Callable[[str, PyTree], Array], top: str = "max") -> Weights:
+    """The largest (``top="max"``) or mean entry of the reference's gradient over that of each term; 1 for itself."""
+    above = getattr(gradients.statistics(state.gradients[_checked(state, reference)]), top)
+    one = jnp.ones_like(above)
+    return {name: one if name == reference else above / below(name, g) for name, g in state.gradients.items()}
 
 
 def _checked(state: State, reference: str) -> str:

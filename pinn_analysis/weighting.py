@@ -1,14 +1,32 @@
-"""Loss weights as pairs of pure functions, in the manner of optax.
+"""Loss weights as pairs of pure functions, in the manner of optax: a formula of `weight_rules`, and its pace.
 
 A rule is used in any training loop in three lines::
 
     state = weighting.init(problem)
     weights, state = weighting.update(state, problem, apply, params, points)
     loss = sum(weights[name] * value for name, value in losses.items())
+
+A rule of one's own is a formula, ``State -> weights``, with a pace (`moving`), or any other pair
+(`Weighting`).  A weight may be one number per row instead of one per term, and the term then has the
+loss ``mean(λ r²)``: slices of time, or points that weigh themselves, at the cost of one term.
+Causal training (2203.07404) trusts a time when all times before it are learned; with ``SLICES`` of the
+time ``x[:, 0]`` in [0, 1]::
+
+    def update(state, problem, apply, params, points):
+        rows = problem.residuals(functools.partial(apply, params), points)["residual"]
+        slices = jnp.minimum(SLICES * points["residual"][:, 0], SLICES - 1).astype(int)
+        count = jnp.bincount(slices, length=SLICES)
+        losses = jnp.bincount(slices, rows**2, length=SLICES) / jnp.maximum(count, 1)
+        before = jnp.cumsum(losses) - losses
+        return {"initial": jnp.ones(()), "residual": jnp.exp(-before)[slices]}, state
+
+    causal = weighting.Weighting(init=lambda problem: (), update=update)
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +34,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from pinn_analysis import gradients, ntk
-from pinn_analysis.problems import Problem, check_names, check_weights
+from pinn_analysis import weight_rules
+from pinn_analysis._functions import as_pytree
+from pinn_analysis.problems import Apply, Condition, Problem, check, check_names, check_weights
+from pinn_analysis.weight_rules import State, Weights, trained
 
 
 class Weighting(NamedTuple):
@@ -26,11 +46,24 @@ class Weighting(NamedTuple):
     Attributes:
         init: ``problem -> state``, a pytree of arrays.
         update: ``(state, problem, apply, params, points) -> (weights, state)``, traceable;
-            ``weights`` is a dict of scalars by term, held fixed under the gradient.
+            ``weights`` is a dict by trained term, held fixed under the gradient: scalars,
+            or one weight per row of the term, ``(n_i,)``.
     """
 
-    init: Callable
-    update: Callable
+    init: Callable[[Problem], PyTree]
+    update: Callable[[PyTree, Problem, Apply, PyTree, Mapping[str, ArrayLike]], tuple[Weights, PyTree]]
+
+
+class MovingState(NamedTuple):
+    """State of a rule of `moving`.
+
+    Attributes:
+        weights: by trained term.
+        count: updates so far.
+    """
+
+    weights: Weights
+    count: Array
 
 
 def fixed(**weights: ArrayLike) -> Weighting:
@@ -38,17 +71,76 @@ def fixed(**weights: ArrayLike) -> Weighting:
 
     Raises:
         ValueError: a weight that is negative or not finite; in ``init``, names that are not
-            those of the problem's conditions.
+            those of the problem's trained conditions.
     """
     check_weights(weights)
 
-    def init(problem: Problem) -> dict:
+    def init(problem: Problem) -> Weights:
+        problem, _ = trained(problem, {})
         given = weights or dict.fromkeys(problem.conditions, 1.0)
         check_names(problem, given, "weights")
         return {name: jnp.asarray(given[name], float) for name in problem.conditions}
 
-    def update(state: dict, problem: Problem, apply: Callable, params: object, points: dict) -> tuple[dict, dict]:
+    def update(state: Weights, *now: object) -> tuple[Weights, Weights]:
         return state, state
+
+    return Weighting(init, update)
+
+
+def moving(
+    formula: Callable[[State], Weights], *, every: int, decay: float, keep: bool = True, reference: str | None = None
+) -> Weighting:
+    """Weights that start at 1 and every so many steps move ``λ ← decay · λ + (1 - decay) · formula``.
+
+    In a loop of one's own that is not jitted, ``update`` compiles at the first call only, as
+    long as it is given the same functions.
+
+    Args:
+        formula: ``State -> weights``, one of `weight_rules` or of one's own.
+        every: steps between two changes, the first of which is at once.
+        decay: coefficient on the *old* weight.
+        keep: whether a term whose new weight is not finite keeps its old one.
+        reference: a term that the formula names: ``init`` checks that the problem has it.
+
+    Raises:
+        ValueError: a ``decay`` outside [0, 1), or ``every`` below 1; in ``init``, a ``reference``
+            that is no trained condition; in ``update``, see `problems.check`, and weights that do not
+            name the trained terms.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
+    if every < 1:
+        raise ValueError(f"`every` must be at least 1, got {every}.")
+
+    def init(problem: Problem) -> MovingState:
+        problem, _ = trained(problem, {})
+        if reference is not None and reference not in problem.conditions:
+            raise ValueError(
+                f"`reference` must be one of the conditions of {problem.name!r}, {list(problem.conditions)}; "
+                f"got {reference!r}."
+            )
+        return MovingState({name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int))
+
+    @jax.jit
+    def moved(state: MovingState, now: "_Now") -> MovingState:
+        def move() -> Weights:
+            problem, points = now.problem(), dict(zip(now.names, now.points, strict=True))
+            aims = formula(weight_rules.measure(problem, now.apply, now.params, points, state.weights))
+            check_names(problem, aims, "weights")
+            new = {name: decay * old + (1 - decay) * aims[name] for name, old in state.weights.items()}
+            kept = {name: ~jnp.isfinite(aim) & keep for name, aim in aims.items()}
+            return {name: jnp.where(kept[name], old, new[name]) for name, old in state.weights.items()}
+
+        weights = jax.lax.cond(state.count % every == 0, move, lambda: state.weights)
+        return MovingState(weights, state.count + 1)
+
+    def update(
+        state: MovingState, problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]
+    ) -> tuple[Weights, MovingState]:
+        problem, points = trained(problem, points)
+        state = moved(state, _Now.of(problem, apply, params, check(problem, apply, params, points)))
+        weights = {name: state.weights[name] for name in problem.conditions}  # `jax.jit` sorts the keys of dicts.
+        return weights, state._replace(weights=weights)
 
     return Weighting(init, update)
 
@@ -93,16 +185,9 @@ def lr_annealing(
     if rule not in ("siam", "arxiv"):
         raise ValueError(f'`rule` must be "siam" or "arxiv", got {rule!r}.')
     decay = {"siam": 0.9, "arxiv": 0.1}[rule] if decay is None else decay
-
-    def targets(weights: dict, *now: Any) -> dict:
-        grads = gradients.by_term(*now)
-        largest = gradients.statistics(grads[reference]).max
-        means = {name: gradients.statistics(gradient).mean for name, gradient in grads.items()}
-        if rule == "siam":
-            means = {name: weights[name] * mean for name, mean in means.items()}
-        return {name: jnp.ones_like(largest) if name == reference else largest / means[name] for name in grads}
-
-    return _moving(targets, decay, every, reference)
+    formula = {"siam": weight_rules.annealing_siam, "arxiv": weight_rules.annealing_arxiv}[rule]
+    formula = functools.partial(formula, reference=reference)
+    return moving(formula, every=every, decay=decay, reference=reference)
 
 
 def grad_norm(*, decay: float = 0.9, every: int = 1000) -> Weighting:
@@ -118,13 +203,7 @@ def grad_norm(*, decay: float = 0.9, every: int = 1000) -> Weighting:
     Raises:
         ValueError: a ``decay`` outside [0, 1), or ``every`` below 1.
     """
-
-    def targets(weights: dict, *now: Any) -> dict:
-        norms = {name: gradients.statistics(gradient).norm for name, gradient in gradients.by_term(*now).items()}
-        total = sum(norms.values())
-        return {name: total / norm for name, norm in norms.items()}
-
-    return _moving(targets, decay, every, None)
+    return moving(functools.partial(weight_rules.grad_norm, total=jnp.sum), every=every, decay=decay)
 
 
 def ntk_trace(*, every: int = 100) -> Weighting:
@@ -137,9 +216,9 @@ def ntk_trace(*, every: int = 100) -> Weighting:
 
         λ_i = Σ_j c_j / c_i,
 
-    for any number of terms and of points.  With equally many points a term that is the
+    for any number of terms and of points.  With equally many points per term that is the
     paper's ``Σ_j tr K_jj / tr K_ii`` (eq. 7.13 to 7.15 for the wave).  There is no moving average, as
-    in the paper.  Rates do not see how large the residuals are.  A term whose trace is zero is
+    in the paper.  Rates do not depend on the size of the residuals.  A term whose trace is zero is
     one that no parameter can change: its weight is infinite, at which `training.train` stops.
 
     Args:
@@ -148,46 +227,39 @@ def ntk_trace(*, every: int = 100) -> Weighting:
     Raises:
         ValueError: ``every`` below 1.
     """
-
-    def targets(weights: dict, problem: Problem, apply: Callable, params: PyTree, points: Mapping) -> dict:
-        rows = ntk.row_counts(problem, apply, params, points)
-        rates = {name: trace / rows[name] for name, trace in ntk.traces(problem, apply, params, points).items()}
-        total = sum(rates.values())
-        return {name: total / rate for name, rate in rates.items()}
-
-    return _moving(targets, 0.0, every, None, keep=False)
+    formula = functools.partial(weight_rules.mean_diagonal, total=jnp.sum)
+    return moving(formula, every=every, decay=0.0, keep=False)
 
 
-def _moving(targets: Callable, decay: float, every: int, reference: str | None, *, keep: bool = True) -> Weighting:
-    """Weights that start at 1 and move towards ``targets(weights, problem, apply, params, points)``.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["operators", "targets", "domain", "apply", "params", "points"],
+    meta_fields=["name", "names", "rest"],
+)
+@dataclasses.dataclass(frozen=True)
+class _Now:
+    """Problem, network and points as data: what is compiled for one step serves the next."""
 
-    With ``keep`` a term whose target is not finite keeps its weight.
-    """
-    if not 0 <= decay < 1:
-        raise ValueError(f"`decay` is the share of the old weight, from 0 to below 1; got {decay}.")
-    if every < 1:
-        raise ValueError(f"`every` must be at least 1, got {every}.")
+    operators: tuple
+    targets: tuple
+    domain: tuple[Array, Array]
+    apply: Apply
+    params: PyTree
+    points: tuple[Array, ...]
+    name: str
+    names: tuple[str, ...]
+    rest: tuple[Condition, ...]  # What of the conditions is no data.
 
-    def init(problem: Problem) -> tuple[dict, Array]:
-        if reference is not None and reference not in problem.conditions:
-            raise ValueError(
-                f"`reference` must be one of the conditions of {problem.name!r}, {list(problem.conditions)}; "
-                f"got {reference!r}."
-            )
-        return {name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int)
+    @staticmethod
+    def of(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array]) -> "_Now":
+        names, conditions = tuple(problem.conditions), tuple(problem.conditions.values())
+        operators = tuple(as_pytree(condition.operator) for condition in conditions)
+        targets = tuple(as_pytree(condition.target) for condition in conditions)
+        rest = tuple(condition._replace(operator=None, target=None, sample=None) for condition in conditions)
+        x = tuple(points[name] for name in names)
+        return _Now(operators, targets, problem.domain, as_pytree(apply), params, x, problem.name, names, rest)
 
-    def update(
-        state: tuple, problem: Problem, apply: Callable, params: PyTree, points: Mapping[str, Array]
-    ) -> tuple[dict, tuple]:
-        weights, count = state
-
-        def move() -> dict:
-            aims = targets(weights, problem, apply, params, points)
-            moved = {name: decay * old + (1 - decay) * aims[name] for name, old in weights.items()}
-            kept = {name: ~jnp.isfinite(aim) & keep for name, aim in aims.items()}
-            return {name: jnp.where(kept[name], old, moved[name]) for name, old in weights.items()}
-
-        weights = jax.lax.cond(count % every == 0, move, lambda: weights)
-        return weights, (weights, count + 1)
-
-    return Weighting(init, update)
+    def problem(self) -> Problem:
+        terms = zip(self.names, self.rest, self.operators, self.targets, strict=True)
+        conditions = {name: rest._replace(operator=o, target=t) for name, rest, o, t in terms}
+        return Problem(self.name, conditions, self.domain)

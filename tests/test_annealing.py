@@ -115,9 +115,9 @@ def test_a_residual_without_gradient_sends_weights_down_and_they_recover(setting
 def test_a_ratio_that_overflows_changes_nothing(setting):
     problem, apply, params, points = setting
     rule = weighting.lr_annealing("siam", every=1)
-    (start, count) = rule.init(problem)
-    tiny = start | {"boundary": jnp.asarray(0.0)}
-    weights, _ = rule.update((tiny, count), problem, apply, params, points)
+    start = rule.init(problem)
+    tiny = start._replace(weights=start.weights | {"boundary": jnp.asarray(0.0)})
+    weights, _ = rule.update(tiny, problem, apply, params, points)
     assert weights["boundary"] == 0  # Where the rule stays: its docstring says so.
 
 

@@ -69,11 +69,22 @@ def test_a_finished_run_goes_on_when_asked_for_more_steps(short):
 
 
 @pytest.mark.parametrize(
+    "optimizer", [optax.lbfgs(), optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=3))]
+)
+def test_a_line_search_or_a_plateau_goes_on_where_it_was(short, optimizer):
+    points = {"boundary": np.array([[0.0], [1.0]]), "residual": np.linspace(0, 1, 7)[:, None]}
+    short(steps=13, optimizer=optimizer, points=points)
+    unbroken = short(steps=30, optimizer=optimizer, points=points, checkpoint=None)
+    assert_same(short(steps=30, optimizer=optimizer, points=points), unbroken)
+
+
+@pytest.mark.parametrize(
     "other, message",
     [
         ({"optimizer": optax.adam(2e-3)}, "differs in: network, equation, optimizer"),
         ({"batch_size": 5}, "differs in: network, equation, optimizer"),
         ({"key": jax.random.key(1)}, "differs in: key; initial parameters"),
+        ({"points": {"boundary": np.ones((1, 1)), "residual": np.ones((1, 1))}}, "differs in: .*points"),
         ({"record_every": 5}, "differs in: record_every"),
         ({"steps": 10}, "at step 20, beyond `steps`, 10"),
     ],

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from pinn_analysis.networks import mlp, standardized
-from pinn_analysis.problems import poisson_1d
-from pinn_analysis.training import DivergedError, train
-from pinn_analysis.weighting import fixed, ntk_trace
+from pinn_analysis.operators import identity
+from pinn_analysis.problems import Condition, Problem, box, grid, poisson_1d
+from pinn_analysis.training import DivergedError, follow, stepper, train
+from pinn_analysis.weighting import Weighting, fixed, lr_annealing, ntk_trace
 
 PROBLEM, NETWORK = poisson_1d(a=1), mlp((1, 8, 1))
 POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 7)[:, None]}
@@ -97,6 +98,9 @@ def test_a_run_that_diverges_says_so_and_keeps_its_history(key):
     history = caught.value.run.history
     assert history["step"][0] == 0 and len(history["step"]) < 100
     assert np.isfinite(history["loss/residual"][0]) and not np.isfinite(history["loss/residual"][-1])
+    run = caught.value.run  # The state is the last whose parameters are finite, not that of the last record.
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+    assert history["step"][-2] <= run.state.step <= history["step"][-1]
     assert isinstance(caught.value, FloatingPointError)
 
 
@@ -138,3 +142,222 @@ def test_gradient_statistics_are_those_of_the_unweighted_losses_at_that_step(key
 def test_settings_that_do_not_fit_are_an_error(options, message, key):
     with pytest.raises(ValueError, match=message):
         short(**({"key": key, "steps": 5} | options))
+
+
+# Optimisers that want more than the gradient.
+
+
+def bowl():
+    """Two terms of different sizes, quadratic in the parameters, whose best value is known."""
+    line = lambda params, x: params[0] + params[1] * x[0]
+    conditions = {
+        "left": Condition(identity, lambda x: 1.0 + 0 * x[0], box(-np.ones(1), np.zeros(1))),
+        "right": Condition(identity, lambda x: 3.0 * x[0], box(np.zeros(1), np.ones(1))),
+    }
+    points = {"left": jnp.array([[-1.0], [-0.5]]), "right": jnp.array([[0.1], [0.4], [0.9]])}
+    weights = {"left": 2.0, "right": 0.5}
+    rows = np.concatenate([np.stack([np.ones(len(x)), x[:, 0]], 1) for x in points.values()])
+    target = np.concatenate([np.ones(2), 3.0 * np.array([0.1, 0.4, 0.9])])
+    root = np.sqrt(np.repeat([2.0 / 2, 0.5 / 3], [2, 3]))
+    best = np.linalg.lstsq(root[:, None] * rows, root * target)[0]
+    problem = Problem("bowl", conditions, (jnp.array([-1.0]), jnp.ones(1)))
+    network = NETWORK._replace(init=lambda key: jax.random.normal(key, (2,)), apply=line)
+    return problem, network, points, weights, best
+
+
+def gauss_newton():
+    """Least squares on the residuals alone: it takes no other argument, unless it stands in a chain."""
+
+    def alone(updates, state, params, *, residuals_fn):
+        r, jacobian = residuals_fn(params), jax.jacobian(residuals_fn)(params)
+        return -jnp.linalg.lstsq(jacobian, r)[0], state
+
+    def chained(updates, state, params, *, residuals_fn, **others):
+        return alone(updates, state, params, residuals_fn=residuals_fn)
+
+    return (optax.GradientTransformationExtraArgs(lambda params: (), update) for update in (alone, chained))
+
+
+@pytest.mark.parametrize("name, steps", [("lbfgs", 12), ("gauss_newton", 1), ("gauss_newton in a chain", 1)])
+def test_optimizers_with_line_search_or_residuals_find_the_weighted_least_squares(name, steps, key):
+    alone, chained = gauss_newton()
+    optimizer = {
+        "lbfgs": optax.lbfgs(), "gauss_newton": alone,
+        "gauss_newton in a chain": optax.chain(chained, optax.scale_by_zoom_linesearch(5)),
+    }[name]  # fmt: skip
+    problem, network, points, weights, best = bowl()
+    keys = jax.random.split(key, 2)
+    run = train(
+        problem, network, key=keys, steps=steps, points=points, weighting=fixed(**weights), optimizer=optimizer,
+        progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(run.params, np.stack([best, best]), rtol=1e-6)
+    assert "error" not in run.history
+
+
+def test_the_residuals_given_to_an_optimizer_have_the_loss_as_their_squared_norm(key):
+    def update(updates, state, params, *, value, grad, value_fn, residuals_fn):
+        found = jax.value_and_grad(lambda p: jnp.sum(residuals_fn(p) ** 2))(params)
+        return jax.tree.map(jnp.zeros_like, updates), (found, (value, grad), value_fn(params))
+
+    zero = lambda params: ((jnp.zeros(()), params), (jnp.zeros(()), params), jnp.zeros(()))
+    optimizer = optax.GradientTransformationExtraArgs(zero, update)
+    weighting = fixed(boundary=3.0, residual=0.1)
+    run = short(key=key, steps=1, points=POINTS, optimizer=optimizer, weighting=weighting)
+    found, given, value = run.state.optimizer
+    assert value > 0 and value == given[0]
+    assert_close(found, given, 1e-12)
+
+
+def test_a_rate_that_falls_on_a_plateau_is_trained_with(key):
+    plateau = optax.contrib.reduce_on_plateau(patience=2, factor=0.5)
+    run = short(key=key, steps=30, points=POINTS, optimizer=optax.chain(optax.sgd(0.0), plateau))
+    assert run.state.optimizer[1].scale < 0.01  # Nothing moves, so it falls again and again.
+
+
+# What a run is asked for.
+
+
+def test_a_term_that_is_not_trained_changes_nothing(key):
+    exact = Condition(identity, PROBLEM.solution, box(np.zeros(1), np.ones(1)), trained=False)
+    extended = PROBLEM._replace(conditions=PROBLEM.conditions | {"exact": exact})
+    for rule in (lr_annealing(every=2), ntk_trace(every=2)):
+        settings = {"key": key, "steps": 6, "record_every": 3, "progress": False, "weighting": rule}
+        points = {**POINTS, "exact": jnp.ones((3, 1))}
+        plain = train(PROBLEM, NETWORK, points=POINTS, **settings)
+        dragged = train(extended, NETWORK, points=points, **settings)
+        assert plain.history.keys() == dragged.history.keys() and dragged.weights.keys() == POINTS.keys()
+        jax.tree.map(np.testing.assert_array_equal, plain, dragged)
+    seen = train(extended._replace(conditions=extended.conditions | {"exact": exact._replace(trained=True)}), NETWORK,
+                 points=points, key=key, steps=6, record_every=3, progress=False)  # fmt: skip
+    assert abs(seen.history["loss/residual"][-1] - plain.history["loss/residual"][-1]) > 1e-6
+
+
+def test_what_is_measured_joins_the_history(key):
+    def measure(problem, apply, params, points):
+        return {"first": apply(params, points["residual"][0]), "two": jnp.arange(2.0)}
+
+    run = short(key=jax.random.split(key, 3), steps=10, points=POINTS, measure=measure)
+    assert run.history["first"].shape == (3, 2) and run.history["two"].shape == (3, 2, 2)
+    last = jax.vmap(NETWORK.apply, (0, None))(run.params, POINTS["residual"][0])
+    np.testing.assert_allclose(run.history["first"][:, -1], last, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"other names than those of the history, got \['error'\]"):
+        short(key=key, steps=1, measure=lambda *now: {"error": 0.0})
+
+
+def test_the_error_is_measured_at_the_points_that_are_given(key):
+    x = jnp.array([[0.3], [0.4]])
+    run = short(key=key, steps=1, test_points=x)
+    u, exact = jax.vmap(NETWORK.apply, (None, 0))(run.params, x), np.sin(np.pi * x[:, 0])
+    np.testing.assert_allclose(run.history["error"][-1], np.linalg.norm(u - exact) / np.linalg.norm(exact), rtol=1e-9)
+    with pytest.raises(ValueError, match=r"shape \(n, 1\)"):
+        short(key=key, steps=1, test_points=jnp.ones((3, 2)))
+
+
+def test_weights_may_be_one_per_row(key):
+    """A rule that looks away from all points but one trains as if there were one."""
+
+    def update(state, problem, apply, params, points):
+        n = len(points["residual"])
+        return {"boundary": jnp.ones(()), "residual": jnp.zeros(n).at[2].set(n)}, state
+
+    looks_away = Weighting(lambda problem: (), update)
+    run = short(key=key, steps=5, points=POINTS, weighting=looks_away)
+    alone = short(key=key, steps=5, points=POINTS | {"residual": POINTS["residual"][2:3]})
+    assert_close(run.params, alone.params, 1e-10)
+    assert run.weights["residual"].shape == (7,) and run.history["weight/residual"].shape == (7, 2)
+
+
+def test_a_rule_whose_weights_miss_a_term_is_an_error(key):
+    wrong = Weighting(lambda problem: (), lambda state, *now: ({"residual": jnp.ones(())}, state))
+    with pytest.raises(ValueError, match=r"`weights` must name.*missing: \['boundary'\]"):
+        short(key=key, steps=1, weighting=wrong)
+
+
+# Runs that are not finite: whose fault it is.
+
+
+def changed(**conditions):
+    new = {name: PROBLEM.conditions[name]._replace(**parts) for name, parts in conditions.items()}
+    return PROBLEM._replace(conditions=PROBLEM.conditions | new)
+
+
+@pytest.mark.parametrize(
+    "problem, message",
+    [
+        (changed(residual={"operator": lambda u: lambda x: u(x) / x[0]}), r"equation.*'residual'.*1 of 7.*\[0.0\]"),
+        (changed(boundary={"target": lambda x: jnp.log(x[0])}), r"target of the term 'boundary'.*1 of 2.*\[0.0\]"),
+        (changed(residual={"operator": lambda u: lambda x: jnp.sqrt(x[0] * u(x))}), "is not finite at"),
+    ],
+)
+def test_a_nan_names_the_term_and_the_point(problem, message, key):
+    with pytest.raises(DivergedError, match=message):
+        train(problem, NETWORK, key=key, steps=5, points=POINTS, progress=False)
+
+
+def test_a_nan_on_the_way_leaves_the_last_finite_state(key):
+    """The root of a field that turns negative: step 13 of 20, where nothing is recorded."""
+    down = Condition(lambda u: lambda x: jnp.sqrt(u(x)), lambda x: -10.0 + 0 * x[0], box(np.zeros(1), np.ones(1)))
+    problem = Problem("root", {"down": down}, (jnp.zeros(1), jnp.ones(1)))
+    network = NETWORK._replace(init=lambda key: jnp.array([4.0]), apply=lambda params, x: params[0])
+    points = {"down": jnp.array([[0.25]])}
+    with pytest.raises(DivergedError, match=r"equation.*'down'.*1 of 1 points, first at \[0.25\]") as caught:
+        train(problem, network, key=key, steps=20, record_every=20, points=points, optimizer=optax.sgd(0.05),
+              progress=False)  # fmt: skip
+    u, steps = 4.0, 0
+    while u > 0:
+        u, steps = u - 0.05 * (np.sqrt(u) + 10) / np.sqrt(u), steps + 1
+    assert caught.value.run.state.step == steps < 20
+    np.testing.assert_allclose(caught.value.run.params, [u], rtol=1e-10)
+
+
+def test_a_scale_that_overflows_before_anything_moved_is_said_to_be_the_fault(key):
+    large = changed(residual={"target": lambda x: jnp.float32(1e30) + 0 * x[0]})
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), NETWORK.init(key))
+    points = {name: x.astype(jnp.float32) for name, x in POINTS.items()}
+    with pytest.raises(DivergedError, match="cannot be trained as it is.*1e[+]30 in 'residual'.*Nondimensionalise"):
+        train(large, NETWORK, key=key, steps=5, points=points, params=params, progress=False)
+
+
+def test_a_solution_that_is_not_finite_somewhere_does_not_stop_training(key):
+    sinc = PROBLEM._replace(solution=lambda x: jnp.sin(jnp.pi * x[0]) * x[0] / x[0])
+    with pytest.warns(UserWarning, match=r"solution of 'poisson_1d' is not finite at 1 of 1000.*\[0.0\]"):
+        run = train(sinc, NETWORK, key=key, steps=1, batch_size=4, progress=False)
+    plain = short(key=key, steps=1, test_points=grid(PROBLEM, 1000)[1:])
+    np.testing.assert_allclose(run.history["error"][-1], plain.history["error"][-1], rtol=1e-8)
+
+
+def test_the_error_of_a_solution_that_is_zero_is_absolute_by_name(key):
+    zero = PROBLEM._replace(solution=lambda x: 0 * x[0])
+    run = train(zero, NETWORK, key=key, steps=1, batch_size=4, progress=False)
+    u = jax.vmap(NETWORK.apply, (None, 0))(run.params, grid(PROBLEM, 1000))
+    assert "error" not in run.history
+    np.testing.assert_allclose(run.history["absolute_error"][-1], np.sqrt(np.mean(u**2)), rtol=1e-10)
+
+
+def test_a_network_with_more_than_floats_among_its_parameters_is_refused_at_the_door(key):
+    counted = NETWORK._replace(init=lambda key: (NETWORK.init(key), jnp.zeros((), int)))
+    with pytest.raises(ValueError, match="Parameters must be floating-point arrays"):
+        train(PROBLEM, counted, key=key, steps=1, progress=False)
+
+
+# Full batches.
+
+
+def test_following_a_stepper_is_training_on_fixed_points(key):
+    params, weights = NETWORK.init(key), {"boundary": 3.0, "residual": 0.1}
+    optimizer = optax.adam(1e-2)
+    step = stepper(PROBLEM, NETWORK.apply, POINTS, optimizer, weights)
+    measure = lambda state: PROBLEM.losses(functools.partial(NETWORK.apply, state[0]), POINTS)
+    assert_close(follow(lambda x: x + 2, lambda x: -x, [0, 1, 4])(1.0), (9.0, np.array([-1.0, -3.0, -9.0])), 0)
+    (last, _), measured = follow(step, measure, [0, 10, 25])((params, optimizer.init(params)))
+    run = short(key=key, steps=25, points=POINTS, optimizer=optimizer, weighting=fixed(**weights), params=params)
+    assert_close(last, run.params, 1e-10)
+    for name in POINTS:
+        np.testing.assert_allclose(measured[name], run.history[f"loss/{name}"][[0, 1, 3]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("at", [[], [3, 3], [-1, 2], [5, 2]])
+def test_step_numbers_that_do_not_ascend_are_an_error(at):
+    with pytest.raises(ValueError, match="step numbers that ascend"):
+        follow(lambda x: x + 1, lambda x: x, at)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinn_analysis import convergence, mlp, ntk, problems, weight_rules
+from pinn_analysis import convergence, mlp, ntk, problems, weight_rules, weighting
 from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import Condition, Problem
 from pinn_analysis.weight_rules import FORMULAS
@@ -171,7 +171,7 @@ def assert_same(got, want):
 
 def test_traces_without_a_matrix_give_the_same_weights(wave):
     state, traces = weight_rules.measure(*wave), ntk.traces(*wave)
-    assert_same(weight_rules.ntk_trace(state), inverse(traces, np.sum))
+    assert_same(weight_rules.trace_ratio(state), inverse(traces, np.sum))
     means = {name: trace / len(wave[3][name]) for name, trace in traces.items()}
     assert_same(weight_rules.mean_diagonal(state), inverse(means, np.mean))
 
@@ -202,7 +202,7 @@ def test_the_sum_of_rates_is_the_same_for_all_terms_and_does_not_depend_on_their
     rates = {}
     for kind, x in {"once": points, "twice": twice}.items():
         state = weight_rules.measure(problem, apply, params, x)
-        for formula in (weight_rules.ntk_trace, weight_rules.mean_diagonal):
+        for formula in (weight_rules.trace_ratio, weight_rules.mean_diagonal):
             weights = formula(state)
             sums = []
             for name in state.kernel.names:  # Each term by itself.
@@ -212,9 +212,9 @@ def test_the_sum_of_rates_is_the_same_for_all_terms_and_does_not_depend_on_their
             rates[kind, formula.__name__] = np.array(sums), np.asarray(flow.rates[-17:])
     sums, flow = rates["once", "mean_diagonal"]
     np.testing.assert_allclose(sums, sums[0], rtol=1e-10)
-    assert np.ptp(rates["once", "ntk_trace"][0]) > 0.1 * rates["once", "ntk_trace"][0].max()
+    assert np.ptp(rates["once", "trace_ratio"][0]) > 0.1 * rates["once", "trace_ratio"][0].max()
     np.testing.assert_allclose(rates["twice", "mean_diagonal"][1], flow, rtol=1e-9, atol=1e-12 * flow.max())
-    ratio = rates["twice", "ntk_trace"][1].max() / rates["once", "ntk_trace"][1].max()
+    ratio = rates["twice", "trace_ratio"][1].max() / rates["once", "trace_ratio"][1].max()
     assert abs(ratio - 1) > 0.1
 
 
@@ -223,7 +223,7 @@ def test_the_sum_of_rates_is_the_same_for_all_terms_and_does_not_depend_on_their
 
 def test_weights_start_at_1_and_move_every_so_many_steps(setting):
     problem, apply, params, points = setting
-    rule = weight_rules.as_weighting(weight_rules.mean_diagonal, every=3, decay=0.75)
+    rule = weighting.moving(weight_rules.mean_diagonal, every=3, decay=0.75)
     target = float(weight_rules.mean_diagonal(weight_rules.measure(*setting))["boundary"])
     update = jax.jit(lambda state: rule.update(state, problem, apply, params, points))
     state, seen = rule.init(problem), []
@@ -244,7 +244,7 @@ def test_every_formula_is_the_same_under_jit(setting):
     for name in FORMULAS:
         assert_same(got[name], want[name])
     # In training too, for the one that goes by the order of the terms, which jit sorts.
-    rule = weight_rules.as_weighting(weight_rules.accumulated_norm, decay=0.0)
+    rule = weighting.moving(weight_rules.accumulated_norm, every=100, decay=0.0)
     weights, _ = jax.jit(lambda state: rule.update(state, problem, apply, params, points))(rule.init(problem))
     assert_same(weights, want["PaddleScience NTK"])
 
@@ -254,7 +254,7 @@ def test_a_weight_that_is_not_finite_keeps_its_old_value():
     params = jnp.array([0.0, -0.5])
     state = weight_rules.measure(problem, apply, params, points)
     assert not np.isfinite(weight_rules.grad_norm(state)["residual"])  # 2 u' = -1 holds exactly.
-    rule = weight_rules.as_weighting(weight_rules.grad_norm)
+    rule = weighting.moving(weight_rules.grad_norm, every=100, decay=0.9)
     weights, _ = rule.update(rule.init(problem), problem, apply, params, points)
     assert weights["residual"] == 1
 
@@ -262,8 +262,8 @@ def test_a_weight_that_is_not_finite_keeps_its_old_value():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: weight_rules.as_weighting(weight_rules.ntk_trace, decay=1.0), "share of the old weight"),
-        (lambda: weight_rules.as_weighting(weight_rules.ntk_trace, every=0), "at least 1"),
+        (lambda: weighting.moving(weight_rules.trace_ratio, every=100, decay=1.0), "share of the old weight"),
+        (lambda: weighting.moving(weight_rules.trace_ratio, every=0, decay=0.9), "at least 1"),
         (lambda: weight_rules.annealing_arxiv(weight_rules.measure(*linear()), "pde"), "one of the terms"),
     ],
 )

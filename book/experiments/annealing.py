@@ -6,9 +6,8 @@ For chapter 7.  The network of the first paper's code, three hidden layers of 50
 entry of VARIANTS and each seed.
 """
 
-import jax
 import jax.numpy as jnp
-from pinn_analysis import gradients, networks, problems, results, weighting
+from pinn_analysis import networks, problems, results, weight_rules, weighting
 
 import runs
 
@@ -25,27 +24,15 @@ def helmholtz(edges_added: bool) -> problems.Problem:
     return problem._replace(conditions=problem.conditions | {"boundary": boundary})
 
 
-def of_matrices(decay: float = 0.9, every: int = 10) -> weighting.Weighting:
-    """The rule as the authors' code has it: no biases, and the mean of the means of the layers."""
+def matrices(state: weight_rules.State) -> weight_rules.Weights:
+    """The target as the authors' code has it: no biases, and the mean of the means of the layers."""
+    layers = {name: [abs(layer["weight"]) for layer in gradient] for name, gradient in state.gradients.items()}
+    largest = jnp.stack([layer.max() for layer in layers["residual"]]).max()
+    mean = jnp.stack([layer.mean() for layer in layers["boundary"]]).mean()
+    return {"boundary": largest / (state.weights["boundary"] * mean), "residual": jnp.ones_like(mean)}
 
-    def init(problem):
-        return {name: jnp.ones(()) for name in problem.conditions}, jnp.zeros((), int)
 
-    def update(state, problem, apply, params, points):
-        weights, count = state
-
-        def move():
-            grads = gradients.by_term(problem, apply, params, points)
-            layers = {name: [abs(layer["weight"]) for layer in gradient] for name, gradient in grads.items()}
-            largest = jnp.stack([layer.max() for layer in layers["residual"]]).max()
-            mean = jnp.stack([layer.mean() for layer in layers["boundary"]]).mean()
-            old = weights["boundary"]
-            return weights | {"boundary": decay * old + (1 - decay) * largest / (old * mean)}
-
-        weights = jax.lax.cond(count % every == 0, move, lambda: weights)
-        return weights, (weights, count + 1)
-
-    return weighting.Weighting(init, update)
+OF_MATRICES = weighting.moving(matrices, every=10, decay=0.9)
 
 
 def constant(weight: float) -> weighting.Weighting:
@@ -58,10 +45,10 @@ VARIANTS = {
     "constant 1": (constant(1.0), False, BATCH_SIZE),
     "siam": (weighting.lr_annealing("siam"), False, BATCH_SIZE),
     "arxiv": (weighting.lr_annealing("arxiv"), False, BATCH_SIZE),
-    "code": (of_matrices(), True, FOUR_EDGES),
+    "code": (OF_MATRICES, True, FOUR_EDGES),
     "constant 100": (constant(100.0), False, BATCH_SIZE),
     "siam, edges added": (weighting.lr_annealing("siam"), True, BATCH_SIZE),
-    "siam, matrices": (of_matrices(), False, BATCH_SIZE),
+    "siam, matrices": (OF_MATRICES, False, BATCH_SIZE),
     "arxiv, decay 0.9": (weighting.lr_annealing("arxiv", decay=0.9), False, BATCH_SIZE),
     "constant 1000": (constant(1000.0), False, BATCH_SIZE),
     "constant 4": (constant(4.0), False, BATCH_SIZE),

@@ -48,7 +48,7 @@ def stages(case: str, width: int) -> tuple:
         architecture((len(problem.domain[0]), *(width,) * HIDDEN_LAYERS, 1)), *problem.domain
     )
     optimizer = training.adam(1e-3)
-    test = problems.grid(problem, training.TEST_POINTS[len(problem.domain[0])])
+    test = problems.test_points(problem)
 
     def losses(params, points) -> dict:
         return problem.losses(functools.partial(network.apply, params), points)

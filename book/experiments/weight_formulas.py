@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pinn_analysis import networks, problems, results, training, weight_rules
+from pinn_analysis import networks, problems, results, training, weight_rules, weighting
 
 import runs
 
@@ -35,7 +35,7 @@ def trainer(equation: str, sizes: tuple[int, ...], steps: int):
 
     def run(index: jax.Array, key: jax.Array) -> dict:
         start, draw = jax.random.split(key)
-        rule = weight_rules.as_weighting(
+        rule = weighting.moving(
             lambda state: jax.lax.switch(index, list(RULES.values()), state), every=EVERY, decay=DECAY
         )
 

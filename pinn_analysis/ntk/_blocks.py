@@ -32,6 +32,10 @@ class Rows:
         ends = np.cumsum(self.sizes).tolist()
         return {name: slice(end - n, end) for name, n, end in zip(self.names, self.sizes, ends, strict=True)}
 
+    def diagonal(self) -> Float[Array, " n"]:
+        """``K_kk`` of every row, ``(n,)``."""
+        raise NotImplementedError
+
     def split(self, vector: Float[Array, "... n"]) -> dict[str, Array]:
         """The parts of a vector over all rows (its last axis), by term."""
         return {name: vector[..., where] for name, where in self.slices().items()}

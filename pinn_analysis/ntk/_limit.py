@@ -1,6 +1,9 @@
 """The kernel of an infinitely wide network: operators applied to Θ in both arguments."""
 
+import contextlib
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -9,11 +12,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from pinn_analysis._functions import as_pytree
+from pinn_analysis._programs import deduplicated
+from pinn_analysis.networks import _limit
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
 
-TILE = 32  # Points: the sums over a square of this size stay in the cache.
+TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
+MANY = 17  # Components that are tried where nothing says how many a field has, and one more.
+
+Shape = tuple[int, ...]
 
 
 def infinite(
@@ -22,6 +31,7 @@ def infinite(
     points: Mapping[str, ArrayLike],
     *,
     field: Field | None = None,
+    get: str = "ntk",
 ) -> KernelBlocks:
     """Kernel ``L_i L'_j Θ(x, x')`` of the PINN in the limit of infinite width, all blocks.
 
@@ -29,21 +39,27 @@ def infinite(
     derivatives and the limit commute is proved for one hidden layer and ``u_xx`` in the
     NTK paper (Theorem 4.3), and is measured for more by this package's tests.  Outputs of
     a network with ``m > 1`` are independent in the limit: its kernel is ``Θ(x, x') I``.
+    Constants, as of a source inside an operator, have no part in it.
 
     Args:
         problem: its operators; targets do not matter.
-        kernel_fn: ``kernel_fn(x1, x2, "ntk")`` as of neural-tangents, `Network.kernel_fn`.
-        points: ``(n_i, d)`` for each condition, computed with in float64.
+        kernel_fn: ``kernel_fn(x1, x2, get)`` as of neural-tangents, `Network.kernel_fn`.
+        points: ``(n_i, d)`` for each condition, converted to float64.
         field: where to linearise the operators, if one is nonlinear.
+        get: ``"ntk"``, or ``"nngp"`` for the covariance of the ``L_i u`` of the initial field.
 
     Returns:
-        The kernel; O(n²) times the cost of one derivative of Θ.
+        The kernel; O(n²) times the cost of one derivative of Θ.  With a network of this library it
+        is right to rounding, for any activation, or refused.  Equal operators and networks compile
+        once, whatever their coefficients, the field's parameters and the points.
 
     Raises:
         ValueError: x64 is off; there is no ``kernel_fn``; an operator is nonlinear and no
-            ``field`` was given; the kernel is not finite; and see `check_points`.
+            ``field`` was given; the number of components cannot be told; the variances of the
+            preactivations are beyond the reach of the activation's series; the kernel is not
+            finite; and see `check_points`.
     """
-    check_points(problem, points)
+    points = check_points(problem, points)
     if kernel_fn is None:
         raise ValueError('This network has no infinite-width kernel; `mlp(..., parameterization="ntk")` has one.')
     if not jax.config.jax_enable_x64:
@@ -51,65 +67,85 @@ def infinite(
             "Infinite-width kernels need float64, since fourth derivatives of a kernel are noise in float32: "
             'run `jax.config.update("jax_enable_x64", True)` before the first JAX operation.'
         )
-    points = {name: jnp.asarray(points[name], jnp.float64) for name in problem.conditions}
-    some_point = next(iter(points.values()))[0]
-    shape = _value_shape(field or problem.solution, some_point)
-    operators = {name: condition.operator for name, condition in problem.conditions.items()}
-    for name, operator in operators.items():
-        if field is None and not _is_linear(operator, points[name], shape):
-            raise ValueError(
-                f"The operator of {name!r} is not linear, so its kernel depends on the field: pass `field=`, "
-                "the function `x -> u(x)` to linearise at, such as `functools.partial(network.apply, params)`."
-            )
+    points = {name: x.astype(jnp.float64) for name, x in points.items()}
+    shape = _value_shape(problem, points, field)
+    operators, orders = {}, {}
+    for name, condition in problem.conditions.items():
+        operator = as_pytree(condition.operator)
+        orders[name] = _order(operator, points[name][0], shape, field)
+        if field is None:
+            affine, linear = _linearity(operator, points[name], shape)
+            if not affine:
+                raise ValueError(
+                    f"The operator of {name!r} is not linear, so its kernel depends on the field: pass `field=`, "
+                    "the function `x -> u(x)` to linearise at, such as `functools.partial(network.apply, params)`."
+                )
+            operators[name] = operator, None if linear else as_pytree(_Zero(shape))
+        else:
+            operators[name] = operator, as_pytree(field)
     names = list(operators)
+    variance = _largest_variance(kernel_fn, points, orders)
+    kernel_fn = as_pytree(kernel_fn)
 
     def block(a: str, b: str) -> Array:
         both = None if a == b else points[b]
-        return _block((operators[a], operators[b]), kernel_fn, field, shape, points[a], both)
+        options = {"shape": shape, "orders": (orders[a], orders[b]), "variance": variance, "get": get}
+        return _block((operators[a], operators[b]), kernel_fn, points[a], both, **options)
 
     rows = [[block(a, b) for b in names[: i + 1]] for i, a in enumerate(names)]
     matrix = mirror(rows)
     if not isinstance(matrix, jax.core.Tracer) and not jnp.isfinite(matrix).all():
         raise ValueError(
             "The kernel is not finite.  Its activations need a positive variance at every point: "
-            "use `bias_std > 0`, or keep away from the origin."
+            "use `bias_std > 0`, or keep away from the origin.  An operator that takes the field elsewhere "
+            "needs variances there that are not larger than at the points."
         )
     sizes = tuple(len(row[-1]) for row in rows)
     return KernelBlocks(matrix, tuple(names), sizes, untrained(problem))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnames=("shape", "orders", "variance", "get"))
 def _block(
-    operators: tuple, kernel_fn: Callable, field: Field | None, shape: tuple, x_i: Array, x_j: Array | None
+    operators: tuple,
+    kernel_fn: Callable,
+    x_i: Array,
+    x_j: Array | None,
+    *,
+    shape: Shape,
+    orders: tuple[int, int],
+    variance: float | None,
+    get: str,
 ) -> Array:
     """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``.
 
-    Without ``x_j`` both arguments are at ``x_i``.
+    ``operators`` are pairs of an operator and of where to linearise it, or None.  Without ``x_j``
+    both arguments are at ``x_i``.
     """
-    if field is not None:
-        operators = tuple(linearize(operator, field) for operator in operators)
-    basis = jnp.eye(shape[0] if shape else 1).reshape(-1, *shape)
+    first, second = (operator if field is None else linearize(operator, field) for operator, field in operators)
+    basis = jnp.eye(math.prod(shape)).reshape(-1, *shape)
 
     def theta(x: Array, y: Array) -> Array:
-        return kernel_fn(x[None], y[None], "ntk").reshape(())
+        return kernel_fn(x[None], y[None], get).reshape(())
 
-    def second(x: Array, y: Array) -> Array:
+    def columns(x: Array, y: Array) -> Array:
         """``L'_j`` of each column of the kernel, as fields of ``x``: ``(q_j, *shape)``."""
-        column = lambda e: jnp.ravel(operators[1](lambda z: theta(x, z) * e)(y))
+        column = lambda e: jnp.ravel(second(lambda z: theta(x, z) * e)(y))
         return jnp.moveaxis(jax.vmap(column)(basis), 0, -1).reshape(-1, *shape)
 
     def entry(x: Array, y: Array) -> Array:
-        count = jax.eval_shape(operators[1](lambda z: jnp.zeros(shape, z.dtype)), y).size
-        both = [jnp.ravel(operators[0](lambda z, q=q: second(z, y)[q])(x)) for q in range(count)]
+        count = jax.eval_shape(second(lambda z: jnp.zeros(shape, z.dtype)), y).size
+        both = [jnp.ravel(first(lambda z, q=q: columns(z, y)[q])(x)) for q in range(count)]
         return jnp.stack(both, -1)
 
     # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
-    tiles_i, tiles_j = _tiles(x_i), _tiles(x_i if x_j is None else x_j)
+    size = TILE if sum(orders) <= 4 else TILE // 4
+    tiles_i, tiles_j = _tiles(x_i, size), _tiles(x_i if x_j is None else x_j, size)
     ends = [i + 1 if x_j is None else len(tiles_j) for i in range(len(tiles_i))]
     i, j = np.array([(i, j) for i, end in enumerate(ends) for j in range(end)]).T
-    # Nested `vmap`s, so that what depends on one point alone is computed once a point.
-    of_tile = jax.vmap(jax.vmap(entry, (None, 0)), (0, None))
-    with jax.default_matmul_precision("highest"):
+    # Nested `vmap`s, so that what depends on one point alone is computed once per point.
+    of_tile = jax.vmap(jax.vmap(deduplicated(entry), (None, 0)), (0, None))
+    expected = contextlib.nullcontext() if variance is None else _limit.expecting(orders, variance)
+    with jax.default_matmul_precision("highest"), expected:
         tiles = jax.lax.map(lambda ij: of_tile(tiles_i[ij[0]], tiles_j[ij[1]]), (i, j))
     whole = jnp.zeros((len(tiles_i), len(tiles_j), *tiles.shape[1:])).at[i, j].set(tiles)
     if x_j is None:
@@ -119,32 +155,121 @@ def _block(
     return matrix[: len(x_i) * q_i, : len(x_i if x_j is None else x_j) * q_j]
 
 
-def _tiles(x: Array) -> Array:
-    """Points in groups of at most `TILE`, ``(groups, size, d)``; the last one is filled up with its last point."""
-    groups = -(-len(x) // TILE)
+def _tiles(x: Array, most: int) -> Array:
+    """Points in groups of at most ``most``, ``(groups, size, d)``; the last one is filled up with its last point."""
+    groups = -(-len(x) // most)
     size = -(-len(x) // groups)
     return jnp.pad(x, ((0, groups * size - len(x)), (0, 0)), mode="edge").reshape(groups, size, -1)
 
 
-def _value_shape(field: Field | None, x: Array) -> tuple[int, ...]:
-    return () if field is None else jax.eval_shape(field, x).shape
+def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: Mapping[str, int]) -> float | None:
+    """What the series of the network must reach; None where points are traced, or the kernel is not the library's."""
+    if any(isinstance(x, jax.core.Tracer) for x in points.values()):
+        return None
+    most = max(orders.values())
+    with _limit.variances((most, most)) as seen:
+        for x in points.values():
+            kernel_fn(x, x[:1], "ntk")
+    return _limit.rounded(max(seen)) if seen else None
 
 
-def _is_linear(operator: Operator, points: Array, shape: tuple[int, ...]) -> bool:
-    """Whether ``L(2u - 3v) = 2 Lu - 3 Lv`` at all points, for two waves that few operators both annul."""
-    phase = jnp.arange(np.prod(shape, dtype=int), dtype=points.dtype).reshape(shape)
-    frequency = jnp.arange(1.0, points.shape[1] + 1)
+@dataclasses.dataclass(frozen=True)
+class _Zero:
+    """The field 0."""
 
-    def u(y: Array) -> Array:
-        return jnp.sin(frequency @ y + phase + 0.4)
+    shape: Shape
 
-    def v(y: Array) -> Array:
-        return jnp.cos(0.7 / frequency @ y - phase)
+    def __call__(self, x: Array) -> Array:
+        return jnp.zeros(self.shape, x.dtype)
 
-    def holds(x: Array) -> Array:
-        together = operator(lambda y: 2 * u(y) - 3 * v(y))(x)
-        apart = 2 * operator(u)(x) - 3 * operator(v)(x)
-        scale = jnp.abs(operator(u)(x)) + jnp.abs(operator(v)(x)) + jnp.abs(together)
-        return jnp.all(jnp.abs(together - apart) <= 1e-9 * scale)
 
-    return bool(jax.vmap(holds)(points).all())
+def _order(operator: Operator, x: Array, shape: Shape, field: Field | None) -> int:
+    """How often an operator differentiates its field."""
+    most = 0
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def probe(k: int, x: Array) -> Array:
+        nonlocal most
+        most = max(most, k)
+        return jnp.full(shape, jnp.sum(x))
+
+    @probe.defjvp
+    def _(k: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        return probe(k, *primals), probe(k + 1, *primals) * jnp.sum(tangents[0])
+
+    linear = operator if field is None else linearize(operator, field)
+    jax.eval_shape(linear(functools.partial(probe, 0)), x)
+    return most
+
+
+def _linearity(operator: Operator, points: Array, shape: Shape) -> tuple[bool, bool]:
+    """Whether ``L(u) - L(0)`` is linear at all points, tested on two sine waves, and whether ``L(0) = 0``."""
+    return tuple(bool(answer) for answer in _test_linearity(operator, points, shape))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _test_linearity(operator: Operator, points: Array, shape: Shape) -> tuple[Array, Array]:
+    u, v = _waves(shape)
+
+    def test(x: Array) -> tuple[Array, Array]:
+        # One trace of the operator for all four fields.
+        at = lambda ab: operator(lambda y: ab[0] * u(y) + ab[1] * v(y))(x)
+        lu, lv, together, zero = jax.vmap(at)(jnp.array([[1.0, 0], [0, 1], [2, -3], [0, 0]]))
+        apart = 2 * lu - 3 * lv + 2 * zero
+        scale = jnp.abs(lu) + jnp.abs(lv) + jnp.abs(together) + jnp.abs(zero)
+        return jnp.all(jnp.abs(together - apart) <= 1e-9 * scale), jnp.all(zero == 0)
+
+    affine, linear = jax.vmap(test)(points)
+    return affine.all(), linear.all()
+
+
+def _waves(shape: Shape) -> tuple[Field, Field]:
+    """Two fields that few operators map to zero."""
+    phase = jnp.arange(float(math.prod(shape))).reshape(shape)
+    # From `y`: points of measured data have more columns than a point of the field.
+    frequency = lambda y: jnp.arange(1.0, y.size + 1)
+    return (
+        lambda y: jnp.sin(frequency(y) @ y + phase + 0.4),
+        lambda y: jnp.cos(0.7 / frequency(y) @ y - phase),
+    )
+
+
+def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | None) -> Shape:
+    """Shape of a value of the field: that of ``field``, of the solution, or the one that the operators need."""
+    some_point = next(iter(points.values()))[0]
+    if field is not None or problem.solution is not None:
+        return jax.eval_shape(field or problem.solution, some_point).shape
+    possible = [shape for shape in [(), *((m,) for m in range(1, MANY + 1))] if _fits(problem, points, shape)]
+    if possible and (possible[0] == () or len(possible) == 1):
+        return possible[0]
+    if {(MANY - 1,), (MANY,)} <= set(possible):  # Operators that pick components; JAX clips an index that is too large.
+        used = {m: _components(problem, points, m) for m in (MANY - 1, MANY)}
+        if used[MANY] == used[MANY - 1] and (used[MANY],) in possible:
+            return (used[MANY],)
+    raise ValueError(
+        f"The number of components of the field of {problem.name!r} does not follow from its operators: "
+        "pass `field=`, any field with that many, such as `lambda x: jnp.zeros(3)`."
+    )
+
+
+def _fits(problem: Problem, points: Mapping[str, Array], shape: Shape) -> bool:
+    try:
+        return all(
+            jax.eval_shape(condition.operator(_Zero(shape)), points[name][0]).shape
+            == jax.eval_shape(condition.target, points[name][0]).shape
+            for name, condition in problem.conditions.items()
+        )
+    except Exception:  # Whatever an operator raises for a field of another shape.
+        return False
+
+
+def _components(problem: Problem, points: Mapping[str, Array], m: int) -> int:
+    """How many of ``m`` components the operators use: one more than the last of them."""
+    last = -1
+    for name, condition in problem.conditions.items():
+        x = points[name][0]
+        u, _ = _waves((m,))
+        of_weights = lambda w, c=condition, u=u, x=x: c.operator(lambda y: w * u(y))(x)
+        slopes = jax.jacfwd(of_weights)(jnp.ones(m)).reshape(-1, m)
+        last = max(last, *np.flatnonzero(np.abs(slopes).max(0)), -1)
+    return int(last) + 1

@@ -8,11 +8,15 @@ A field in **velocity form** has the value ``(u, v, p)``; in **streamfunction fo
 ``(ψ, p)`` with ``u = ψ_y`` and ``v = -ψ_x`` (`velocity`), so that ``∇·u = 0`` by construction.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental.jet import jet
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from pinn_analysis.operators import Field, Operator
@@ -57,20 +61,31 @@ def momentum(reynolds: float | int) -> Operator:
 
     Raises:
         ValueError: ``reynolds`` is not positive; on application, a field with another number
-            of components.
+            of components, or points that are not ``(x, y)``.
     """
     if reynolds <= 0:
         raise ValueError(f"`reynolds` must be positive, got {reynolds}.")
 
-    def operator(field: Field) -> Field:
-        def residual(x: Float[Array, "2"]) -> Float[Array, "2"]:
+    return _Momentum(reynolds)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["reynolds"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class _Momentum:
+    reynolds: ArrayLike
+
+    def __call__(self, field: Field) -> Field:
+        def residual(x: Float[Array, " d"]) -> Float[Array, "2"]:
+            if x.shape != (2,):
+                raise ValueError(
+                    f"`momentum` is that of steady flow in two dimensions, with points (x, y); got {x.size} variables. "
+                    "For unsteady flow add `partial(2)` of the velocity to an operator of your own."
+                )
             of = _from_velocity if _components(field, x) == 3 else _from_streamfunction
             w, grad_w, grad_p, lap_w = of(field, x)
-            return w @ grad_w + grad_p - lap_w / reynolds
+            return w @ grad_w + grad_p - lap_w / self.reynolds
 
         return residual
-
-    return operator
 
 
 def _components(field: Field, x: Array) -> int:

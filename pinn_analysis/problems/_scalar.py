@@ -1,12 +1,51 @@
 """The problems of both papers with one unknown, each with its exact solution."""
 
+import dataclasses
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from pinn_analysis.operators import Field, identity, partial, value_and_laplacian
 from pinn_analysis.problems._core import Condition, Problem
 from pinn_analysis.problems._sampling import box, faces
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["k"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class _Helmholtz:
+    """``Δu + k² u``; the coefficient is data, so that another one compiles nothing."""
+
+    k: ArrayLike
+
+    def __call__(self, u: Field) -> Field:
+        both = value_and_laplacian(u)
+
+        def residual(x: Float[Array, "2"]) -> Array:
+            value, lap = both(x)
+            return lap + self.k**2 * value
+
+        return residual
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["c"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class _Wave:
+    """``u_tt - c² u_xx``."""
+
+    c: ArrayLike
+
+    def __call__(self, u: Field) -> Field:
+        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
+        return lambda x: u_tt(x) - self.c**2 * u_xx(x)
+
+
+def _klein_gordon(u: Field) -> Field:
+    u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
+    return lambda x: u_tt(x) - u_xx(x) + u(x) ** 3
 
 
 def poisson_1d(a: float | int = 4) -> Problem:
@@ -39,22 +78,13 @@ def helmholtz_2d(a1: float | int = 1, a2: float | int = 4, k: float | int = 1) -
     def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
         return jnp.prod(jnp.sin(frequencies * x))
 
-    def operator(u: Field) -> Field:
-        both = value_and_laplacian(u)
-
-        def residual(x: Float[Array, "2"]) -> Array:
-            value, lap = both(x)
-            return lap + k**2 * value
-
-        return residual
-
     def source(x: Float[Array, "2"]) -> Float[Array, ""]:
         return (k**2 - jnp.sum(frequencies**2)) * solution(x)
 
     low, high = -jnp.ones(2), jnp.ones(2)
     conditions = {
         "boundary": Condition(identity, lambda x: jnp.zeros((), x.dtype), faces(low, high)),
-        "residual": Condition(operator, source, box(low, high)),
+        "residual": Condition(_Helmholtz(k), source, box(low, high)),
     }
     return Problem("helmholtz_2d", conditions, (low, high), solution)
 
@@ -71,10 +101,6 @@ def wave_1d(a: float | int = 0.5, c: float | int = 2) -> Problem:
         pi_x, pi_t = jnp.pi * x[0], c * jnp.pi * x[1]
         return jnp.sin(pi_x) * jnp.cos(pi_t) + a * jnp.sin(4 * pi_x) * jnp.cos(4 * pi_t)
 
-    def operator(u: Field) -> Field:
-        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
-        return lambda x: u_tt(x) - c**2 * u_xx(x)
-
     def zero(x: Float[Array, "2"]) -> Float[Array, ""]:
         return jnp.zeros((), x.dtype)
 
@@ -84,7 +110,7 @@ def wave_1d(a: float | int = 0.5, c: float | int = 2) -> Problem:
         "boundary": Condition(identity, zero, faces(low, high, (0, 0), (0, 1))),
         "initial": Condition(identity, solution, start),
         "initial_velocity": Condition(partial(1), zero, start),
-        "residual": Condition(operator, zero, box(low, high)),
+        "residual": Condition(_Wave(c), zero, box(low, high)),
     }
     return Problem("wave_1d", conditions, (low, high), solution)
 
@@ -100,10 +126,6 @@ def klein_gordon() -> Problem:
     def solution(x: Float[Array, "2"]) -> Float[Array, ""]:
         return x[0] * jnp.cos(5 * jnp.pi * x[1]) + (x[0] * x[1]) ** 3
 
-    def operator(u: Field) -> Field:
-        u_xx, u_tt = partial(0, 0)(u), partial(1, 1)(u)
-        return lambda x: u_tt(x) - u_xx(x) + u(x) ** 3
-
     def source(x: Float[Array, "2"]) -> Float[Array, ""]:
         u_tt = -25 * jnp.pi**2 * x[0] * jnp.cos(5 * jnp.pi * x[1]) + 6 * x[0] ** 3 * x[1]
         u_xx = 6 * x[0] * x[1] ** 3
@@ -115,6 +137,6 @@ def klein_gordon() -> Problem:
         "boundary": Condition(identity, solution, faces(low, high, (0, 0), (0, 1))),
         "initial": Condition(identity, solution, start),
         "initial_velocity": Condition(partial(1), lambda x: jnp.zeros((), x.dtype), start),
-        "residual": Condition(operator, source, box(low, high)),
+        "residual": Condition(_klein_gordon, source, box(low, high)),
     }
     return Problem("klein_gordon", conditions, (low, high), solution)

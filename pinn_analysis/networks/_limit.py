@@ -1,0 +1,381 @@
+"""The kernel of an infinitely wide multilayer perceptron, with all derivatives that an equation needs.
+
+Everything in it is a function of three numbers per pair of points: the correlation ρ and the two variances
+of the first preactivations.  Layer by layer, polynomials in their increments (δρ, δa, δb) are carried along:
+the correlation of the layer's preactivations, their variances, and the kernel.  The expectations of the
+activation come as Taylor coefficients in the layer's own three numbers (`_hermite`), so a layer is the
+composition of two truncated series.  `_taylor` hands the result to automatic differentiation.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from pinn_analysis import _hermite, _neural_tangents, _taylor
+from pinn_analysis._hermite import Elementwise, keys
+
+# What traced inputs, whose variance is not known yet, may have at most: a box scaled to variance 1 has 4.
+TRACED_VARIANCE = 4.0
+LARGEST_VARIANCE = 64.0
+UNROLLED = 16  # Terms in a term of a product; beyond it, truncated polynomials are multiplied in a loop.
+ROWS = 8  # Of pairs that are worked at together.
+
+
+class Expected(NamedTuple):
+    """What is known before the kernel is traced: how many derivatives it takes, and the largest variance."""
+
+    orders: tuple[int, int] = (2, 2)
+    variance: float = TRACED_VARIANCE
+
+
+_expected = Expected()
+_seen: list[float] | None = None
+
+
+@contextlib.contextmanager
+def expecting(orders: tuple[int, int], variance: float) -> Iterator[None]:
+    """Kernels traced inside expect so many derivatives in the two points, and variances up to ``variance``.
+
+    More derivatives than that cost a further table, and a larger variance gives NaN: nothing is wrong.
+    """
+    global _expected
+    before, _expected = _expected, Expected(orders, variance)
+    try:
+        yield
+    finally:
+        _expected = before
+
+
+@contextlib.contextmanager
+def variances(orders: tuple[int, int]) -> Iterator[list[float]]:
+    """The variances that kernels called inside with numbers need, instead of their values, which are 0."""
+    global _expected, _seen
+    before, _expected, _seen = _expected, Expected(orders), []
+    try:
+        yield _seen
+    finally:
+        _expected, _seen = before, None
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """``kernel_fn(x1, x2, get)`` of the infinitely wide network; equal ones are equal, so they compile once.
+
+    With numbers as inputs the kernel is right to rounding or refused; traced ones are right while the
+    variances of all preactivations stay below `TRACED_VARIANCE`, and NaN beyond it.  For erf and sine
+    neural-tangents has closed forms, which take over where no series is known to reach.
+
+    Attributes:
+        depth: hidden layers.
+        activation: an elementwise function.
+        weight_std: scale of the weights.
+        bias_std: scale of the biases.
+    """
+
+    depth: int
+    activation: Elementwise
+    weight_std: float
+    bias_std: float
+
+    def __call__(self, x1: ArrayLike, x2: ArrayLike | None = None, get: str | tuple[str, ...] = "ntk") -> Array | tuple:
+        """Kernel of all pairs of the rows of ``x1`` and ``x2``, ``(n, m)``.
+
+        Args:
+            x1: ``(n, d)``.
+            x2: ``(m, d)``; ``x1`` if it is not given.
+            get: ``"ntk"``, ``"nngp"`` (the covariance of the initial field), or a tuple of them.
+
+        Raises:
+            ValueError: an unknown ``get``; a variance that the series of this activation cannot reach.
+        """
+        if isinstance(get, tuple):
+            return tuple(self(x1, x2, one) for one in get)
+        if get not in ("ntk", "nngp"):
+            raise ValueError(f'`get` must be "ntk", "nngp" or a tuple of them, got {get!r}.')
+        x1 = jnp.asarray(x1, jnp.result_type(float, x1) if not hasattr(x1, "dtype") else None)
+        x2 = x1 if x2 is None else jnp.asarray(x2)
+        scale = self.weight_std**2 / x1.shape[-1]
+        a, b = (scale * jnp.sum(x * x, -1) + self.bias_std**2 for x in (x1, x2))
+        covariance = scale * jnp.matmul(x1, x2.T, precision="highest") + self.bias_std**2
+        if not self.depth:
+            return covariance
+        expected = _expected
+        if not any(isinstance(v, jax.core.Tracer) for v in (a, b)):
+            found = max(self._variance(a), self._variance(b))
+            if not (self._has_closed_form() and rounded(found) == math.inf):
+                self._series(found, expected.orders if _seen is not None else (0, 0))
+            if _seen is not None:
+                _seen.append(found)
+                return jnp.zeros(covariance.shape, covariance.dtype)
+            expected = Expected((0, 0), rounded(found))
+        if self._has_closed_form() and (expected == Expected() or expected.variance == math.inf):
+            return _closed_form(self)(x1, x2, get)
+        rho = covariance * jax.lax.rsqrt(a)[:, None] * jax.lax.rsqrt(b)
+        return _taylor.function(_Table(self, get, expected.variance), expected.orders, rho, a, b)
+
+    def _has_closed_form(self) -> bool:
+        return self.activation in (jax.scipy.special.erf, jnp.sin)
+
+    def _variance(self, a: Float[Array, " n"]) -> float:
+        """Largest variance of a preactivation of any layer."""
+        a = np.asarray(a, float)
+        if not np.isfinite(a).all():
+            return math.inf
+        a = np.linspace(a.min(), a.max(), 65) if len(a) > 65 else a
+        largest = a.max()
+        for _ in range(self.depth - 1):
+            a = self.weight_std**2 * _hermite.second_moment(self.activation, a) + self.bias_std**2
+            largest = max(largest, a.max())
+        return float(largest)
+
+    def _series(self, variance: float, orders: tuple[int, int]) -> _hermite.Series:
+        """The series that is good for ``variance``, or the error that says why there is none."""
+        derivatives = sum(orders)
+        bound = rounded(variance)
+        if bound <= LARGEST_VARIANCE:
+            found = _hermite.series(self.activation, bound, derivatives)
+            if found is not None:
+                return found
+        good = [v for v in _bounds() if v < bound and _hermite.series(self.activation, v, derivatives)]
+        name = getattr(self.activation, "__name__", repr(self.activation))
+        if good:
+            reach = f"its series is good up to a variance of {good[-1]:g}: scale the inputs with `standardized`, "
+            reach += "or take a smaller `weight_std` or `bias_std`"
+        else:
+            reach = "its series does not converge at any: the activation has a kink or is too steep. Take a smooth one"
+        raise ValueError(
+            f"Preactivations have a variance of up to {variance:.3g}, and of the limit of {name} with "
+            f"{derivatives} derivatives {reach}."
+        )
+
+
+@functools.cache
+def _closed_form(limit: Limit) -> Callable:
+    """Right for any variance, but slow to compile: each derivative makes the program larger."""
+    stax = _neural_tangents.load().stax
+    activation = stax.Erf() if limit.activation is jax.scipy.special.erf else stax.Sin()
+    dense = stax.Dense(1, W_std=limit.weight_std, b_std=limit.bias_std)  # The 1 stands for any width.
+    return stax.serial(*[dense, activation] * limit.depth, dense)[2]
+
+
+def _bounds() -> list[float]:
+    return [2.0**k for k in range(-4, 1 + round(math.log2(LARGEST_VARIANCE)))]
+
+
+def rounded(variance: float) -> float:
+    """Up to the next of a few values, so that other points do not compile anew."""
+    return next((v for v in _bounds() if variance <= v * (1 + 1e-9)), math.inf)
+
+
+class _Table(NamedTuple):
+    """Taylor coefficients of the kernel in the numbers (ρ, a, b) of the first layer."""
+
+    limit: Limit
+    get: str
+    variance: float
+
+    def __call__(self, rho: Array, a: Array, b: Array, orders: tuple[int, int]) -> Array:
+        series = self.limit._series(self.variance, orders)
+        one, two = (_side(self.limit, series, self.variance, v, order) for v, order in zip((a, b), orders, strict=True))
+        pairs = functools.partial(self._pairs, series, orders)
+        if len(rho) <= ROWS:
+            return pairs(one, two, rho)
+        # Rows by rows, so that all that is held for these pairs stays in the cache.
+        groups = -(-len(rho) // ROWS)
+        padded = groups * ROWS - len(rho)
+        split = lambda x: jnp.moveaxis(
+            jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded)], mode="edge").reshape(*x.shape[:-1], groups, ROWS), -2, 0
+        )
+        of_rows = jax.tree.map(split, one), jnp.moveaxis(split(rho.T), 1, 2)
+        tables = jax.lax.map(lambda rows: pairs(rows[0], two, rows[1]), of_rows)
+        return jnp.moveaxis(tables, 0, 1).reshape(tables.shape[1], -1, rho.shape[1])[:, : len(rho)]
+
+    def _pairs(self, series: _hermite.Series, orders: tuple[int, int], one: "_Side", two: "_Side", rho: Array) -> Array:
+        limit, all_keys = self.limit, keys(*orders)
+        start = jnp.zeros((len(all_keys), *rho.shape), rho.dtype).at[0].set(rho)
+        start = start.at[all_keys.index((1, 0, 0))].set(1) if (1, 0, 0) in all_keys else start
+        roots = [_times(side.variance[0], side.inverse_root[0]) for side in (one, two)]
+        covariance = _along(orders, start, roots[0], roots[1])
+
+        def layer(carry: tuple, sides: tuple[_Side, _Side]) -> tuple[tuple, None]:
+            rho, _, kernel = carry
+            one, two = sides
+            local = _hermite.sums(series, one.coefficients, two.coefficients, rho[0])
+            both = _compose(orders, _with_slope(orders, local), rho, one.powers, two.powers)
+            value, slope = both[:, 0], both[:, 1]
+            slope = _along(orders, slope, one.inverse_root, two.inverse_root)
+            covariance = (limit.weight_std**2 * value).at[0].add(limit.bias_std**2)
+            kernel = covariance + limit.weight_std**2 * _product(_pairs_of(orders), kernel, slope)
+            rho = _along(orders, covariance, one.next_inverse_root, two.next_inverse_root)
+            return (rho, covariance, kernel), None
+
+        (_, covariance, kernel), _ = jax.lax.scan(layer, (start, covariance, covariance), (one, two))
+        return kernel if self.get == "ntk" else covariance
+
+
+class _Side(NamedTuple):
+    """What layers need of points alone, with a leading axis of layers.  Coefficients are of powers of δa."""
+
+    variance: Array  # ``(order + 1, n)``.
+    powers: Array  # Of its increment: ``(power, order + 1, n)``.
+    inverse_root: Array
+    next_inverse_root: Array
+    coefficients: Array  # `_hermite.coefficients` in the layer's own variance, ``(order + 1, terms, n)``.
+
+
+def _side(limit: Limit, series: _hermite.Series, largest: float, a: Float[Array, " n"], order: int) -> _Side:
+    start = jnp.zeros((order + 1, len(a)), a.dtype).at[0].set(a)
+    start = start.at[1].set(1) if order else start
+
+    def layer(variance: Array, _: None) -> tuple[Array, _Side]:
+        within = variance[0] <= largest * (1 + 1e-9)
+        coefficients, moments = _hermite.coefficients(limit.activation, series, variance[0], order)
+        coefficients = jnp.where(within, coefficients, jnp.nan)
+        powers = _powers(variance)
+        following = limit.weight_std**2 * jnp.einsum("qn,qin->in", moments, powers)
+        following = following.at[0].add(limit.bias_std**2)
+        side = _Side(variance, powers, _inverse_root(variance), _inverse_root(following), coefficients)
+        return following, side
+
+    return jax.lax.scan(layer, start, length=limit.depth)[1]
+
+
+# Polynomials in the increment of one variance, ``(order + 1, n)``.
+
+
+def _times(p: Array, q: Array) -> Array:
+    return jnp.stack([sum(p[i] * q[k - i] for i in range(k + 1)) for k in range(len(p))])
+
+
+def _powers(p: Array) -> Array:
+    """Of ``p`` less its constant, from 0."""
+    rest = p.at[0].set(0)
+    powers = [jnp.zeros_like(p).at[0].set(1)]
+    for _ in range(len(p) - 1):
+        powers.append(_times(powers[-1], rest))
+    return jnp.stack(powers)
+
+
+def _inverse_root(p: Array) -> Array:
+    """``p^(-1/2)``."""
+    binomials = [1.0]
+    for k in range(len(p) - 1):
+        binomials.append(binomials[-1] * (-0.5 - k) / (k + 1))
+    return jax.lax.rsqrt(p[0]) * jnp.einsum("k,kin->in", jnp.asarray(binomials, p.dtype), _powers(p / p[0]))
+
+
+# Polynomials in (δρ, δa, δb): ``(monomials, n, m)`` in the order of `keys`, which is by degree.
+
+
+class _Pairs(NamedTuple):
+    """Which terms of two factors, row by row, make up each term of their product."""
+
+    left: np.ndarray  # ``(terms of the product, most)``.
+    right: np.ndarray
+    there: np.ndarray  # 1, or 0 where a term has fewer.
+
+
+@functools.cache
+def _pairs_of(orders: tuple[int, int]) -> _Pairs:
+    all_keys = keys(*orders)
+    of: list[list[tuple[int, int]]] = [[] for _ in all_keys]
+    for (i, one), (j, two) in itertools.product(enumerate(all_keys), repeat=2):
+        key = (one[0] + two[0], one[1] + two[1], one[2] + two[2])
+        if key in all_keys:
+            of[all_keys.index(key)].append((i, j))
+    most = max(map(len, of))
+    padded = np.array([pairs + [(0, 0)] * (most - len(pairs)) for pairs in of])
+    there = np.array([[1.0] * len(pairs) + [0.0] * (most - len(pairs)) for pairs in of])
+    return _Pairs(padded[..., 0], padded[..., 1], there)
+
+
+def _product(pairs: _Pairs, p: Array, q: Array) -> Array:
+    """Of arrays whose first axis is of monomials."""
+
+    def term(left: ArrayLike, right: ArrayLike, there: np.ndarray) -> Array:
+        return _rows(p, left) * _rows(q, right) * there.reshape(-1, *[1] * (p.ndim - 1))
+
+    if pairs.left.shape[1] <= UNROLLED:
+        return sum(term(*column) for column in zip(*(array.T for array in pairs), strict=True))
+    columns = tuple(jnp.asarray(array.T) for array in pairs)
+    zero = jnp.zeros((len(pairs.left), *p.shape[1:]), p.dtype)
+    return jax.lax.scan(lambda total, column: (total + term(*column), None), zero, columns)[0]
+
+
+def _rows(p: Array, index: ArrayLike) -> Array:
+    return p.at[index].get(mode="promise_in_bounds")
+
+
+def _along(orders: tuple[int, int], p: Array, in_a: Array, in_b: Array) -> Array:
+    """``p`` times a polynomial in δa and one in δb."""
+    for axis, factor in ((1, in_a[:, None, :, None]), (2, in_b[:, None, None, :])):
+        p = sum(_shifted(orders, p, axis, i) * factor[i] for i in range(len(factor)))
+    return p
+
+
+def _shifted(orders: tuple[int, int], p: Array, axis: int, by: int) -> Array:
+    """Rows of the monomials with a power less by so much; 0 where it would be negative."""
+    all_keys = keys(*orders)
+    if not by:
+        return p
+    lower = [tuple(n - by * (i == axis) for i, n in enumerate(key)) for key in all_keys]
+    there = np.array([float(key[axis] >= 0) for key in lower])
+    index = np.array([all_keys.index(key) if key[axis] >= 0 else 0 for key in lower])
+    return _rows(p, index) * there[:, None, None]
+
+
+def _with_slope(orders: tuple[int, int], local: Array) -> Array:
+    """The series, and its derivative in ρ, which has the slope of the activation in it (Price's theorem)."""
+    local_keys, all_keys = keys(*orders, more=1), keys(*orders)
+    value = [local_keys.index(key) for key in all_keys]
+    slope = [local_keys.index((p + 1, q, r)) for p, q, r in all_keys]
+    factor = np.array([float(p + 1) for p, _, _ in all_keys])
+    return jnp.stack([_rows(local, np.array(value)), _rows(local, np.array(slope)) * factor[:, None, None]], 1)
+
+
+def _compose(orders: tuple[int, int], table: Array, rho: Array, in_a: Array, in_b: Array) -> Array:
+    """``Σ table[p, q, r] (rho - rho₀)^p (a - a₀)^q (b - b₀)^r``, by Horner's rule in ``rho``.
+
+    Args:
+        orders: derivatives in each of the two points.
+        table: several of them, ``(terms, k, n, m)``.
+        rho: ``(terms, n, m)``.
+        in_a: powers of ``a - a₀``, ``(power, order + 1, n)``.
+        in_b: of ``b - b₀``.
+    """
+    all_keys, degree = keys(*orders), sum(orders)
+    for axis, powers in ((1, in_a[:, :, None, :, None]), (2, in_b[:, :, None, None, :])):
+        power = np.array([key[axis] for key in all_keys])
+        terms = 0.0
+        for q in range(len(powers)):  # From the power q of the layer's own variance to that of the first one's.
+            index = np.array(
+                [all_keys.index((*key[:axis], q, *key[axis + 1 :])) if key[axis] >= q else 0 for key in all_keys]
+            )
+            there = (power >= q).astype(float)[:, None, None, None]
+            terms = terms + _rows(table, index) * (_rows(powers[q], power) * there)
+        table = terms
+    # A loop: XLA would work out the factors of one product anew for every term of the next.
+    pure = np.array([float(key[0] == 0) for key in all_keys])[:, None, None, None]
+    at = [[all_keys.index((p, *key[1:])) if (p, *key[1:]) in all_keys and not key[0] else -1 for key in all_keys]
+          for p in reversed(range(degree + 1))]  # fmt: skip
+    at = np.array(at)
+    there = (at >= 0)[..., None, None, None] * pure
+    rest = rho.at[0].set(0)[:, None]
+    pairs = _pairs_of(orders)
+
+    def stage(total: Array, index_there: tuple[Array, Array]) -> tuple[Array, None]:
+        index, there = index_there
+        return _product(pairs, total, rest) + _rows(table, index) * there, None
+
+    return jax.lax.scan(stage, jnp.zeros_like(table), (jnp.asarray(np.maximum(at, 0)), jnp.asarray(there)))[0]
