@@ -123,11 +123,13 @@ def learning_rates(config: dict) -> dict[str, np.ndarray]:
     points, at, net = midpoints(config["points"]), np.arange(config["steps"] + 1), network(config["width"])
     limit, d = kernel("poisson", config["points"]), shares(points)
     stable = convergence.max_learning_rate(limit)
-    run = descending("poisson", config["points"], config["steps"], config["width"])
+    # The last kernel is that after one step more.
+    run = descending("poisson", config["points"], config["steps"] + 1, config["width"])
     start = net.init(jax.random.key(config["seed"]))
     gap, loss, sharpness = np.full((3, len(config["fractions"])), np.nan)
     for j, fraction in enumerate(config["fractions"]):
         params, measured = run(start, fraction * stable)
+        measured = measured[:-1]
         size = norm(d, measured[0])
         loss[j] = (norm(d, measured[-1]) / size) ** 2
         if fraction <= 1:
