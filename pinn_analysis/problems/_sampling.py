@@ -13,6 +13,8 @@ from pinn_analysis.operators import Field
 from pinn_analysis.problems._condition import Sampler, squeezed
 from pinn_analysis.problems._core import Problem, as_floats, is_finite
 
+Corner = ArrayLike | Sequence[float | int]
+
 
 def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) -> Float[Array, ""]:
     """``‖u - u*‖₂ / ‖u*‖₂`` over ``points``, ``(n, d)``, the error norm of both papers.
@@ -79,13 +81,13 @@ def test_points(problem: Problem) -> Float[Array, "n d"]:
 test_points.__test__ = False  # Not a test of pytest's.
 
 
-def box(low: ArrayLike, high: ArrayLike) -> Sampler:
+def box(low: Corner, high: Corner) -> Sampler:
     """Sampler, uniform in a box: ``(key, n) -> (n, d)``."""
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
     return lambda key, n: jax.random.uniform(key, (n, low.size), minval=low, maxval=high)
 
 
-def faces(low: ArrayLike, high: ArrayLike, *which: tuple[int, int]) -> Sampler:
+def faces(low: Corner, high: Corner, *which: tuple[int, int]) -> Sampler:
     """Sampler on faces of a box, uniform on each, with equally many points on all.
 
     Args:
