@@ -242,6 +242,8 @@ def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | N
     possible = [shape for shape in [(), *((m,) for m in range(1, MANY + 1))] if _fits(problem, points, shape)]
     if possible and (possible[0] == () or len(possible) == 1):
         return possible[0]
+    if not possible and _fits(problem, points, (), targets=False):  # The kernel does not depend on targets.
+        return ()
     if {(MANY - 1,), (MANY,)} <= set(possible):  # Operators that pick components; JAX clips an index that is too large.
         used = {m: _components(problem, points, m) for m in (MANY - 1, MANY)}
         if used[MANY] == used[MANY - 1] and (used[MANY],) in possible:
@@ -252,13 +254,16 @@ def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | N
     )
 
 
-def _fits(problem: Problem, points: Mapping[str, Array], shape: Shape) -> bool:
+def _fits(problem: Problem, points: Mapping[str, Array], shape: Shape, *, targets: bool = True) -> bool:
+    """Whether all operators take fields of this shape, to values of the shapes of their targets."""
     try:
-        return all(
-            jax.eval_shape(condition.operator(_Zero(shape)), points[name][0]).shape
-            == jax.eval_shape(condition.target, points[name][0]).shape
-            for name, condition in problem.conditions.items()
-        )
+        for name, condition in problem.conditions.items():
+            left, right = (
+                jax.eval_shape(f, points[name][0]) for f in (condition.operator(_Zero(shape)), condition.target)
+            )
+            if targets and left.shape != right.shape:
+                return False
+        return True
     except Exception:  # Whatever an operator raises for a field of another shape.
         return False
 
