@@ -21,7 +21,9 @@ from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from pinn_analysis import _provenance
-from pinn_analysis._provenance import describe as describe, device as device
+from pinn_analysis._provenance import describe, device
+
+__all__ = ["Record", "describe", "device", "fill", "missing", "records", "stack", "values"]
 
 FOLDER = _provenance.ROOT / "book" / "results"  # Where tables are, unless a folder is given.
 FORMAT = 2  # Raised when files of before can no longer be read.
@@ -56,7 +58,7 @@ def fill(
         name: of the file, and of the script ``book/experiments/name.py`` that makes it.
         configs: the settings of each record, seed included, by its name; anything JSON takes.
         make: from the settings, as they are stored, to the arrays; keep a file under a megabyte.
-        folder: where the file is, or will be; `FOLDER` if not given.
+        folder: where the file is, or will be; ``book/results`` of the checkout if not given.
 
     Returns:
         Names of the records that were made.
@@ -86,7 +88,7 @@ def missing(name: str, configs: Mapping[str, dict], *, folder: Path | None = Non
     Args:
         name: of the file.
         configs: the settings of each record by its name.
-        folder: where the file is, or will be; `FOLDER` if not given.
+        folder: where the file is, or will be; ``book/results`` of the checkout if not given.
 
     Raises:
         ValueError: a stored record has other settings or another precision; a ``:`` in the name of a record;

@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import convergence, networks, ntk, operators, problems, results, spectra
+from pinn_analysis import convergence, networks, ntk, operators, problems, results, spectra, training
 
 import runs
 
@@ -99,7 +99,7 @@ def descending(setting: str, name: str, seed: int, steps: int):
         def centred(params, x):
             return apply(params, x) - apply(start, x)
 
-        return runs.follow(
+        return training.follow(
             runs.descent(problem, centred, points, learning_rate),
             lambda params: problem.residuals(functools.partial(centred, params), points)[term],
             GRID[GRID <= steps],

@@ -15,7 +15,6 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from pinn_analysis import curvature, networks, problems, results, spectra, training
 
 import runs
@@ -42,7 +41,6 @@ def preconditioned(product, root, v):
 @functools.cache
 def stages(case: str, width: int) -> tuple:
     """The network, ``(params, adam), points, steps -> (params, adam)``, and what is measured; compiled once a case."""
-    # Its own loop: `training.train` does not hand out the state of Adam.
     problem, architecture = CASES[case]
     network = networks.standardized(
         architecture((len(problem.domain[0]), *(width,) * HIDDEN_LAYERS, 1)), *problem.domain
@@ -50,22 +48,16 @@ def stages(case: str, width: int) -> tuple:
     optimizer = training.adam(1e-3)
     test = problems.test_points(problem)
 
-    def losses(params, points) -> dict:
-        return problem.losses(functools.partial(network.apply, params), points)
-
     @jax.jit
     def advance(state, points, count):
-        def step(_, state):
-            params, adam = state
-            updates, adam = optimizer.update(jax.grad(lambda p: sum(losses(p, points).values()))(params), adam)
-            return optax.apply_updates(params, updates), adam
-
-        return jax.lax.fori_loop(0, count, step, state)
+        step = training.stepper(problem, network.apply, points, optimizer)
+        return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
     @jax.jit
     def fit(params, points) -> dict:
-        now = losses(params, points)
-        error = problems.relative_l2_error(functools.partial(network.apply, params), problem.solution, test)
+        field = functools.partial(network.apply, params)
+        now = problem.losses(field, points)
+        error = problems.relative_l2_error(field, problem.solution, test)
         return {"losses": [now["boundary"], now["residual"]], "error": error}
 
     def measure(params, adam, points, key) -> dict:

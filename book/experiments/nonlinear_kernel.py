@@ -24,8 +24,9 @@ import numpy as np
 from pinn_analysis import Condition, Problem, curvature, networks, ntk, results, spectra
 from pinn_analysis.operators import Field, Operator, identity, partial
 from pinn_analysis.problems import box, faces
+from pinn_analysis.training import follow
 
-from runs import command_line, descent, follow
+from runs import command_line, descent
 
 WIDTHS = (64, 256, 1024, 4096)
 WIDEST_TRAINED = 1024

@@ -14,7 +14,7 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import convergence, networks, ntk, problems, results
+from pinn_analysis import convergence, networks, ntk, problems, results, training
 
 import runs
 
@@ -37,7 +37,7 @@ def make(config: dict) -> dict[str, np.ndarray]:
     """Losses over the run, predicted and measured; distance of the residuals, relative to the start."""
     kernel, net, at = limit(), network(config["width"]), np.arange(config["steps"] + 1)
     learning_rate = FRACTION * convergence.max_learning_rate(kernel)
-    run = runs.follow(
+    run = training.follow(
         runs.descent(PROBLEM, net.apply, POINTS, learning_rate),
         lambda params: PROBLEM.residuals(functools.partial(net.apply, params), POINTS),
         at,

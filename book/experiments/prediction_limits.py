@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pinn_analysis import convergence, networks, ntk, partial, problems, results
+from pinn_analysis import convergence, networks, ntk, partial, problems, results, training
 from pinn_analysis.problems import Condition, Problem
 
 import runs
@@ -89,7 +89,7 @@ def descending(equation: str, points: int, steps: int, width: int, inputs: str =
     @jax.jit
     def run(params, learning_rate):
         step = runs.descent(problem, apply, where, learning_rate)
-        return runs.follow(step, problem.rows(apply, where), np.arange(steps + 1))(params)
+        return training.follow(step, problem.rows(apply, where), np.arange(steps + 1))(params)
 
     return run
 
@@ -172,15 +172,8 @@ def adam_on(width: int, points: int, length: int) -> Adam:
     unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(0)))[1]
     rate, d = ADAM_RATE * (256 / width) ** 0.5, shares(points)
     optimizer = optax.adam(rate, B1, B2, EPS)
-    by_tree = POISSON.rows(net.apply, points)
-
-    def residuals(flat):
-        return by_tree(unravel(flat))
-
-    def step(carry):
-        flat, state = carry
-        updates, state = optimizer.update(jax.grad(lambda p: jnp.sum(d * residuals(p) ** 2))(flat), state)
-        return flat + updates, state
+    apply = lambda flat, x: net.apply(unravel(flat), x)
+    step, residuals = training.stepper(POISSON, apply, points, optimizer), POISSON.rows(apply, points)
 
     def start(seed: int):
         flat = jax.flatten_util.ravel_pytree(net.init(jax.random.key(seed)))[0]
@@ -193,10 +186,10 @@ def adam_on(width: int, points: int, length: int) -> Adam:
             return moved + updates, state
 
         zero = jnp.zeros(jacobian.shape[1])
-        return runs.follow(step, lambda carry: r0 + jacobian @ carry[0], at)((zero, optimizer.init(zero)))[1]
+        return training.follow(step, lambda carry: r0 + jacobian @ carry[0], at)((zero, optimizer.init(zero)))[1]
 
     at = np.arange(length)
-    run = runs.follow(step, lambda carry: residuals(carry[0]), at)
+    run = training.follow(step, lambda carry: residuals(carry[0]), at)
     advance = jax.jit(lambda carry, n: jax.lax.fori_loop(0, n, lambda _, c: step(c), carry))
     return Adam(rate, start, residuals, lambda carry: run(carry)[1], advance, jax.jit(linearised))
 

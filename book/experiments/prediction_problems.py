@@ -15,7 +15,7 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import convergence, networks, ntk, problems, results
+from pinn_analysis import convergence, networks, ntk, problems, results, training
 
 import runs
 
@@ -88,8 +88,8 @@ def trained(config: dict) -> dict[str, np.ndarray]:
     case = prepared(config["equation"], config["depth"], config["boundary_weight"])
     net = network(config["equation"], config["depth"], config["width"])
     at = np.arange(config["steps"] + 1)
-    run = runs.follow(
-        runs.descent(case.problem, net.apply, case.points, case.learning_rate, case.weights | {"output": 0.0}),
+    run = training.follow(
+        runs.descent(case.problem, net.apply, case.points, case.learning_rate, case.weights),
         lambda params: case.problem.residuals(functools.partial(net.apply, params), case.points),
         at,
     )

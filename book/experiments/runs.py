@@ -1,14 +1,13 @@
 """What the experiments have in common: a command line, training, gradient descent."""
 
 import argparse
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from pinn_analysis import networks, problems, training, weighting
 
@@ -73,21 +72,7 @@ def stored(run: training.Run, kinds: tuple[str, ...] = ("error", "loss", "weight
 
 
 def descent(problem, apply: Callable, points: dict, learning_rate, weights: dict | None = None) -> Callable:
-    """One step of gradient descent on all points, ``params -> params``; terms without weight have weight 1."""
-
-    def loss(params) -> jax.Array:
-        losses = problem.losses(functools.partial(apply, params), points)
-        return sum((weights or {}).get(name, 1.0) * value for name, value in losses.items())
-
-    return lambda params: jax.tree.map(lambda p, g: p - learning_rate * g, params, jax.grad(loss)(params))
-
-
-def follow(step: Callable, measure: Callable, at: np.ndarray) -> Callable:
-    """``start -> (last, measured)``: the end of a run, and ``measure`` at the step numbers ``at``."""
-
-    def leg(state, gap: jax.Array) -> tuple:
-        state = jax.lax.fori_loop(0, gap, lambda _, s: step(s), state)
-        return state, measure(state)
-
-    gaps = jnp.diff(jnp.asarray(at), prepend=0)
-    return jax.jit(lambda start: jax.lax.scan(leg, start, gaps))
+    """``params -> params``: one step of gradient descent on all points."""
+    optimizer = optax.sgd(learning_rate)
+    step = training.stepper(problem, apply, points, optimizer, weights)
+    return lambda params: step((params, optimizer.init(params)))[0]
