@@ -66,3 +66,8 @@ def _svd(a: np.ndarray, b: np.ndarray, cut: float) -> tuple[np.ndarray, int, np.
         a, b = r[: a.shape[1], :-1], r[: a.shape[1], -1]
     x, _, rank, values = scipy.linalg.lstsq(a, b, cond=cut, lapack_driver="gelsd", check_finite=False)
     return x, int(rank), values
+
+
+def rms(x: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(x))))

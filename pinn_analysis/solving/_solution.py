@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from jax import Array
 from jaxtyping import PyTree
 
 from pinn_analysis.operators import Field
@@ -27,7 +26,7 @@ class Solution:
     """
 
     field: Field
-    residuals: dict[str, Array]
+    residuals: dict[str, np.ndarray]
     error_estimate: float
     history: tuple[float, ...]
     rank: int

@@ -46,10 +46,22 @@ def gradients(operator: Operator, apply: Apply, params: PyTree, x: Array) -> np.
     return each.reshape(-1, each.shape[-1])
 
 
+def second_derivative(
+    problem: Problem, apply: Apply, params: PyTree, direction: np.ndarray, points: Mapping[str, Array]
+) -> np.ndarray:
+    """Second derivative of the residuals along a direction of the flat parameters, ``(n,)``."""
+    tangent = _unraveled(params, direction)
+    along = [
+        _mapped(_second, points[name], as_pytree(c.operator), as_pytree(apply), params, tangent).ravel()
+        for name, c in problem.conditions.items()
+    ]
+    return np.concatenate(along)
+
+
 def row_scales(gradients: np.ndarray) -> np.ndarray:
     """``1 / ‖row‖``, which makes the system the same whatever units each row has; 1 for a row of zeros."""
     norms = np.linalg.norm(gradients, axis=1)
-    return 1 / np.where(norms > 0, norms, 1)
+    return 1 / np.where(norms > 0, norms, np.ones_like(norms))
 
 
 def values(apply: Apply, params: PyTree, x: Array) -> np.ndarray:
@@ -59,8 +71,7 @@ def values(apply: Apply, params: PyTree, x: Array) -> np.ndarray:
 
 def change(apply: Apply, params: PyTree, direction: np.ndarray, x: Array) -> np.ndarray:
     """What a change of the flat parameters does to the field at points, to first order, ``(n, m)``."""
-    tangent = ravel_pytree(params)[1](jnp.asarray(direction))
-    return _mapped(_change, x, as_pytree(apply), params, tangent)
+    return _mapped(_change, x, as_pytree(apply), params, _unraveled(params, direction))
 
 
 def require_memory(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array], limit: float) -> None:
@@ -79,6 +90,11 @@ def require_memory(problem: Problem, apply: Apply, params: PyTree, points: Mappi
 def half_of_memory() -> float:
     """Bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+
+
+def _unraveled(params: PyTree, direction: np.ndarray) -> PyTree:
+    flat, unravel = ravel_pytree(params)
+    return unravel(jnp.asarray(direction, flat.dtype))
 
 
 # One size of batch, so that any number of points compiles nothing new.
@@ -121,4 +137,14 @@ def _gradient(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Arr
 @jax.jit
 def _change(apply: Apply, params: PyTree, tangent: PyTree, x: Array) -> Array:
     at = lambda x: jax.jvp(lambda params: jnp.ravel(apply(params, x)), (params,), (tangent,))[1]
+    return jax.vmap(at)(x)
+
+
+@jax.jit
+def _second(operator: Operator, apply: Apply, params: PyTree, tangent: PyTree, x: Array) -> Array:
+    def at(x: Array) -> Array:
+        value = lambda params: jnp.ravel(operator(lambda y: apply(params, y))(x))
+        slope = lambda params: jax.jvp(value, (params,), (tangent,))[1]
+        return jax.jvp(slope, (params,), (tangent,))[1]
+
     return jax.vmap(at)(x)
