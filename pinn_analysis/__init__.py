@@ -2,7 +2,7 @@
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
 `spectra`, `convergence`, `gradients`, `curvature`, `weight_rules`, `weighting`, `training`,
-`results`, `plotting`.
+`solving`, `results`, `plotting`.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from pinn_analysis import (
     operators as operators,
     problems as problems,
     results as results,
+    solving as solving,
     spectra as spectra,
     training as training,
     weight_rules as weight_rules,

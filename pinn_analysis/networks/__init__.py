@@ -10,5 +10,6 @@ from pinn_analysis.networks._core import (
     standardized as standardized,
 )
 from pinn_analysis.networks._fourier import fourier_mlp as fourier_mlp
+from pinn_analysis.networks._linearized import linearized as linearized
 from pinn_analysis.networks._mlp import mlp as mlp
 from pinn_analysis.networks._modified import modified_mlp as modified_mlp

@@ -1,0 +1,7 @@
+"""Train no longer: solve.  Gauss-Newton least squares of a network or of its linearisation, and the limit.
+
+Shapes: ``n`` residual rows, ``p`` parameters, ``d`` inputs, ``m`` components of the field.
+"""
+
+from pinn_analysis.solving._least_squares import least_squares as least_squares
+from pinn_analysis.solving._solution import Solution as Solution

@@ -1,0 +1,183 @@
+"""Gauss-Newton in least-squares form, of a network or of its linearisation."""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+from pinn_analysis import ntk, problems
+from pinn_analysis.networks import Network, _linearized
+from pinn_analysis.operators import identity
+from pinn_analysis.problems import Apply, Points, Problem
+from pinn_analysis.solving import _linear, _system
+from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._solution import Solution
+from pinn_analysis.solving._steps import LevenbergMarquardt, Newton
+
+FEW = 64  # Held-out points of a term that has no more.
+PATIENCE = 10  # Damped steps that together must lower the residual by a hundredth.
+
+
+def least_squares(
+    problem: Problem,
+    network: Network,
+    points: Points,
+    *,
+    key: Array | None = None,
+    params: PyTree | None = None,
+    weights: Mapping[str, float | int] | None = None,
+    held_out: Points | None = None,
+    steps: int | None = None,
+    cut: float | None = None,
+    memory: float | int | None = None,
+) -> Solution:
+    """Solve ``problem`` with ``network`` by Gauss-Newton on the Jacobian of all residual rows.
+
+    Each row is scaled to unit norm at the start, times the root of its term's weight.  Singular values below ``cut`` times
+    the largest count as zero.
+
+    - A **linearised** network (`networks.linearized`): the full step of Newton's method in function space, halved until
+      the residual falls.  A linear equation takes one step, and a second one that takes off rounding.
+    - **Any other** network: Levenberg-Marquardt with Marquardt's scaling, the damping divided by 3 after a good step and
+      doubled after a bad one, and geodesic acceleration (Transtrum, Sethna, 1201.5885), without which it crawls along
+      the narrow valleys that networks have.
+
+    A trial step with NaN or infinity is rejected like one that does not improve.  In float64 ten to thirteen digits can be
+    had, in float32 (parameters of that type) three to five.
+
+    Args:
+        problem: linear or not, with any number of components.
+        network: any network; `Solution.params` are its parameters.
+        points: ``(n_i, d)`` for each condition, as many rows as the rank needs or more.
+        key: for parameters and held-out points; ``jax.random.key(0)`` if not given.
+        params: where to start; ``network.init(key)`` if not given.
+        weights: of the terms, relative to rows of unit norm; 1 if not given.
+        held_out: points to judge by; half as many as ``points``, or as many up to 64, drawn anew, if not given.
+        steps: at most; 30, or 200 for a network that is not linearised.
+        cut: relative size of the smallest singular value; five units in the last place if not given.
+        memory: bytes to use; half of the machine's if not given.
+
+    Raises:
+        ValueError: see `problems.check`; weights that are negative or miss a term; a Jacobian that needs more than
+            ``memory``, with the size that fits; residuals that are not finite at the start.
+    """
+    start_key, held_out_key = jax.random.split(jax.random.key(0) if key is None else key)
+    params = network.init(start_key) if params is None else params
+    points = problems.check(problem, network.apply, params, points)
+    if held_out is None:
+        held_out = problem.sample(
+            held_out_key, {name: max(min(len(x), FEW), len(x) // 2) for name, x in points.items()}
+        )
+    held_out = problems.check(problem, network.apply, params, held_out)
+    _system.require_memory(problem, network.apply, params, points, memory or _system.half_of_memory())
+    dtype = ravel_pytree(params)[0].dtype
+    points, held_out = (jax.tree.map(lambda x: x.astype(dtype), x) for x in (points, held_out))
+    cut = _linear.rounding(dtype) if cut is None else cut
+
+    linear = isinstance(network.apply, _linearized._Tangent)
+    fit = _fit(problem, network.apply, params, points, weights, cut, linear, steps or (30 if linear else 200))
+    residuals, error = _judge(problem, network.apply, fit, held_out, cut)
+    return Solution(
+        functools.partial(network.apply, fit.params), residuals, error, tuple(fit.history), fit.solve.rank,
+        fit.solve.condition, fit.reason, fit.params,
+    )  # fmt: skip
+
+
+class _Fit(NamedTuple):
+    params: PyTree
+    history: list[float]
+    solve: _linear.LeastSquares
+    reason: str
+
+
+def _fit(
+    problem: Problem,
+    apply: Apply,
+    params: PyTree,
+    points: Mapping[str, Array],
+    weights: Mapping[str, float | int] | None,
+    cut: float,
+    linear: bool,
+    steps: int,
+) -> _Fit:
+    theta, unravel = ravel_pytree(params)
+    theta = np.asarray(theta)
+    residual = _system.rows(problem, apply, params, points)
+    gradients = _system.jacobian(problem, apply, params, points)
+    if not (np.isfinite(residual).all() and np.isfinite(gradients).all()):
+        raise ValueError(f"The residuals of {problem.name!r}, or their derivatives, are not finite at the start.")
+    scale = _system.row_scales(gradients) * _row_weights(problem, weights, apply, params, points).astype(theta.dtype)
+    advance = Newton(theta) if linear else LevenbergMarquardt()
+    rounding = np.finfo(theta.dtype).eps
+
+    def at(theta: np.ndarray) -> np.ndarray:
+        return scale * _system.rows(problem, apply, unravel(jnp.asarray(theta)), points)
+
+    def bend(theta: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return scale * _system.second_derivative(problem, apply, unravel(jnp.asarray(theta)), direction, points)
+
+    residual, reason = scale * residual, f"{steps} steps were taken, and the residual was still falling"
+    history = [rms(residual)]
+    for step in range(steps):
+        if step:
+            gradients = _system.jacobian(problem, apply, unravel(jnp.asarray(theta)), points)
+        gradients *= scale[:, None]
+        solve, trial, after, predicted = advance(theta, gradients, residual, at, bend, cut)
+        if not rms(after) < history[-1]:
+            reason = "no step lowers the residual"
+            break
+        theta, residual = trial, after
+        history.append(rms(after))
+        if history[-1] <= rounding:
+            reason = "the residual is rounding"
+        elif history[-1] <= 1.1 * predicted + 10 * rounding * history[0]:
+            reason = "the step did what least squares predicted, and leaves nothing to another"
+        elif step >= PATIENCE and history[-1] > 0.99 * history[-1 - PATIENCE]:
+            reason = f"{PATIENCE} steps lowered the residual by less than a hundredth"
+        else:
+            continue
+        break
+    return _Fit(unravel(jnp.asarray(theta)), history, solve, reason)
+
+
+def _judge(
+    problem: Problem, apply: Apply, fit: _Fit, held_out: Mapping[str, Array], cut: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """Held-out residuals by term, and what they say about the relative error.
+
+    Two parts: the field that would take the held-out residuals away (what the fitted points left open), and those
+    residuals themselves, in units of rows (what the network cannot follow).
+    """
+    by_term = _system.residuals(problem, apply, fit.params, held_out)
+    residual = np.concatenate(list(by_term.values()))
+    gradients = _system.jacobian(problem, apply, fit.params, held_out)
+    scale = _system.row_scales(gradients)
+    gradients *= scale[:, None]
+    basis = fit.solve.basis
+    solve = _linear.least_squares(gradients if basis is None else gradients @ basis, -scale * residual, cut)
+    step = (solve.x if basis is None else basis @ solve.x).astype(residual.dtype)
+    where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
+    u = _system.values(apply, fit.params, where)
+    unexplained = rms(scale * residual) * _unit(apply, fit.params, where)
+    correction = rms(_system.change(apply, fit.params, step, where))
+    return by_term, float((correction + unexplained) / max(rms(u), np.finfo(u.dtype).tiny))
+
+
+def _unit(apply: Apply, params: PyTree, x: Array) -> float:
+    """Root mean square of ``‖∂u(x)/∂θ‖``: the field that a row of unit norm stands for."""
+    few = x[:: max(1, len(x) // 200)]
+    return rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))
+
+
+def _row_weights(problem, weights, apply, params, points) -> np.ndarray:
+    weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
+    problems.check_names(problem, weights, "weights")
+    problems.check_weights(weights)
+    counts = ntk.row_counts(problem, apply, params, points)
+    return np.concatenate([np.full(counts[name], np.sqrt(weights[name])) for name in problem.conditions])

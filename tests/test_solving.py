@@ -1,0 +1,239 @@
+"""The solvers against numpy on explicit matrices, manufactured solutions, and what theory says of their rates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pinn_analysis import Condition, Network, Problem, identity, mlp, partial, solving, standardized
+from pinn_analysis.networks import linearized
+from pinn_analysis.problems import box, faces, poisson_1d, relative_l2_error, test_points
+from pinn_analysis.solving._linear import least_squares as minimum_norm
+from pinn_analysis.solving._steps import factored
+
+INTERVAL = jnp.zeros(1), jnp.ones(1)
+INSIDE = box(*INTERVAL)
+RNG = np.random.default_rng(0)
+POISSON_POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 120)[:, None]}
+
+
+def waves(problem, width=60, scale=5.0, key=0, dtype=None):
+    """One hidden layer of sines, linearised at its start."""
+    d = len(problem.domain[0])
+    network = mlp((d, width, 1), "sin", parameterization="ntk", weight_std=scale, bias_std=1.0)
+    network = standardized(network, *problem.domain)
+    params = network.init(jax.random.key(key))
+    if dtype is not None:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return linearized(network, params, centered=True)
+
+
+def polynomial(degree):
+    return Network(lambda key: jnp.zeros(degree + 1), lambda c, x: jnp.polyval(c[::-1], x[0]), None)
+
+
+def error(solution, problem):
+    return float(relative_l2_error(solution.field, problem.solution, test_points(problem)))
+
+
+def cubic():
+    """``u'' - u³ = f`` on [0, 1] with solution ``2 sin 4x``."""
+    solution = lambda x: 2 * jnp.sin(4 * x[0])
+    operator = lambda u: lambda x: partial(0, 0)(u)(x) - u(x) ** 3
+    return Problem(
+        "cubic",
+        {
+            "boundary": Condition(identity, solution, faces(*INTERVAL)),
+            "residual": Condition(operator, operator(solution), INSIDE),
+        },
+        INTERVAL,
+        solution,
+    )
+
+
+def test_the_tangent_of_a_network_is_its_taylor_polynomial(key):
+    network = mlp((2, 5, 5, 1))
+    start, other = network.init(key), network.init(jax.random.key(1))
+    tangent, x = linearized(network, start), jnp.array([0.3, -0.2])
+    move = lambda h: jax.tree.map(lambda a, b: a + h * (b - a), start, other)
+    gaps = [float(abs(network.apply(move(h), x) - tangent.apply(move(h), x))) for h in (1e-2, 1e-3)]
+    assert 80 < gaps[0] / gaps[1] < 125  # Second order.
+    assert tangent.init(key) is start and tangent.apply(start, x) == network.apply(start, x)
+    assert linearized(network, start, centered=True).apply(start, x) == 0
+
+
+def test_the_sketch_loses_no_digit_and_finds_the_rank():
+    left, right = (np.linalg.qr(RNG.standard_normal((n, 300)))[0] for n in (1500, 1100))
+    a = left * np.logspace(0, -14, 300) @ right.T
+    x = right @ (np.logspace(0, -2, 300) * RNG.standard_normal(300))
+    found = minimum_norm(a, a @ x, cut=1e-15)
+    assert found.basis.shape == (1100, 512)
+    assert 290 <= found.rank <= 310
+    assert np.linalg.norm(a @ found.x - a @ x) <= 1e-14 * np.linalg.norm(a @ x)
+
+
+def test_a_polynomial_network_gets_the_coefficients_that_numpy_finds():
+    problem, network, x = poisson_1d(a=1), polynomial(6), np.linspace(0, 1, 120)
+    k = np.arange(7)
+    ends = np.array([0.0**k, 1.0**k])
+    inside = k * (k - 1) * np.where(k > 1, x[:, None] ** np.maximum(k - 2, 0), 0)
+    a, b = np.concatenate([ends, inside]), np.concatenate([[0, 0], -(np.pi**2) * np.sin(np.pi * x)])
+    scale = 1 / np.linalg.norm(a, axis=1)
+    expected = np.linalg.lstsq(a * scale[:, None], b * scale, rcond=None)[0]
+    solution = solving.least_squares(problem, linearized(network, jnp.zeros(7)), POISSON_POINTS)
+    np.testing.assert_allclose(solution.params, expected, rtol=1e-9, atol=1e-12)
+    assert solution.iterations == 1 and solution.rank == 7
+    damped = solving.least_squares(problem, network, POISSON_POINTS)
+    np.testing.assert_allclose(damped.params, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_linear_problem_is_solved_in_one_step_and_the_error_is_known(key):
+    problem = poisson_1d()
+    points = problem.sample(key, {"boundary": 2, "residual": 300})
+    solution = solving.least_squares(problem, waves(problem), points)
+    true = error(solution, problem)
+    assert true < 1e-12
+    assert true / 3 < solution.error_estimate < 300 * true
+    assert solution.iterations == 1
+    assert solution.rank < 50 < 181 and solution.condition < 1e15
+    assert set(solution.residuals) == set(problem.conditions)
+    assert f"rank {solution.rank}" in str(solution)
+
+
+def test_the_field_takes_every_operator(key):
+    problem = poisson_1d()
+    points = problem.sample(key, {"boundary": 2, "residual": 300})
+    field = solving.least_squares(problem, waves(problem), points).field
+    x = jnp.array([0.3])
+    expected = jnp.stack([partial(*[0] * n)(problem.solution)(x) for n in (1, 3)])
+    np.testing.assert_allclose([partial(0)(field)(x), partial(0, 0, 0)(field)(x)], expected, rtol=1e-9)
+
+
+def test_newton_converges_quadratically(key):
+    problem = cubic()
+    points = problem.sample(key, {"boundary": 2, "residual": 300})
+    errors = [error(solving.least_squares(problem, waves(problem), points, steps=n), problem) for n in (1, 2, 3, 4)]
+    orders = [np.log(errors[i + 1] / errors[i]) / np.log(errors[i] / errors[i - 1]) for i in (1, 2)]
+    assert errors[0] > 1e-2 and errors[3] < 1e-5
+    assert all(1.6 < order < 2.5 for order in orders)
+    final = solving.least_squares(problem, waves(problem), points)
+    assert error(final, problem) < 1e-12 and final.iterations <= 7
+
+
+def test_units_of_rows_do_not_matter(key):
+    problem = cubic()
+    points = problem.sample(key, {"boundary": 2, "residual": 300})
+    c = problem.conditions
+    scaled = problem.replaced(
+        boundary=c["boundary"].scaled(1e-8), residual=c["residual"].scaled(lambda x: 1e5 * (1 + x[0]))
+    )
+    for network in (waves(problem), mlp((1, 12, 1))):
+        plain, other = (solving.least_squares(p, network, points, steps=3) for p in (problem, scaled))
+        np.testing.assert_allclose(other.history, plain.history, rtol=1e-6)
+
+
+def test_weights_are_those_of_squares():
+    """Two readings that disagree, weights 1 and 3: their weighted mean."""
+    one = lambda x: 1.0
+    conditions = {
+        "a": Condition(identity, lambda x: jnp.zeros(()), INSIDE),
+        "b": Condition(identity, lambda x: jnp.ones(()), INSIDE),
+    }
+    problem = Problem("two", conditions, INTERVAL, one)
+    constant = Network(lambda key: jnp.zeros(1), lambda c, x: c[0] * jnp.cos(0 * x[0]), None)
+    points = {"a": [[0.5]], "b": [[0.5]]}
+    solution = solving.least_squares(problem, constant, points, weights={"a": 1.0, "b": 3.0})
+    np.testing.assert_allclose(solution.params, [0.75], rtol=1e-9)
+    assert solution.error_estimate > 0.1  # The system is inconsistent, and nothing hides it.
+    with pytest.raises(ValueError, match="missing: \\['b'\\]"):
+        solving.least_squares(problem, constant, points, weights={"a": 1.0})
+
+
+def test_damped_steps_are_those_of_the_augmented_system():
+    a, b = RNG.standard_normal((30, 8)), RNG.standard_normal(30)
+    damped, _ = factored(a, b, 1e-15)
+    augmented = np.concatenate([a, np.sqrt(0.3) * np.linalg.norm(a, 2) * np.eye(8)])
+    expected = np.linalg.lstsq(augmented, np.concatenate([b, np.zeros(8)]), rcond=None)[0]
+    np.testing.assert_allclose(damped(b, 0.3), expected, rtol=1e-10)
+
+
+def test_the_network_itself_is_solved_by_damped_steps(key):
+    problem = poisson_1d(a=1)
+    network = mlp((1, 15, 1), "tanh", weight_std=2.0, bias_std=1.0)
+    solution = solving.least_squares(problem, network, POISSON_POINTS, key=key, steps=100)
+    assert np.all(np.diff(solution.history) < 0)
+    assert error(solution, problem) < 1e-7  # Without geodesic acceleration it is 1e-4 to 1e-6 by then.
+    assert error(solution, problem) < 10 * solution.error_estimate
+
+
+def test_a_trial_step_that_is_not_a_number_is_rejected():
+    """Newton's step for ``log u = log 0.01`` from u = 3 goes to where there is no logarithm."""
+    log = lambda u: lambda x: jnp.log(u(x))
+    problem = Problem(
+        "log",
+        {"data": Condition(log, lambda x: jnp.log(0.01), INSIDE)},
+        INTERVAL,
+    )
+    constant = Network(lambda key: jnp.full(1, 3.0), lambda c, x: c[0] * jnp.cos(0 * x[0]), None)
+    for network in (constant, linearized(constant, jnp.full(1, 3.0))):
+        solution = solving.least_squares(problem, network, {"data": [[0.1], [0.2]]})
+        np.testing.assert_allclose(solution.params, [0.01], rtol=1e-10)
+    with pytest.raises(ValueError, match="not finite at the start"):
+        solving.least_squares(problem, constant, {"data": [[0.1]]}, params=jnp.full(1, -1.0))
+
+
+def test_a_start_that_cannot_be_improved_says_so():
+    square = lambda u: lambda x: u(x) ** 2 + 1.0
+    problem = Problem("no solution", {"data": Condition(square, lambda x: jnp.zeros(()), INSIDE)}, INTERVAL)
+    constant = Network(lambda key: jnp.full(1, 1e-9), lambda c, x: c[0] * jnp.cos(0 * x[0]), None)
+    for network in (constant, linearized(constant, jnp.full(1, 1e-9))):
+        assert "no step lowers" in solving.least_squares(problem, network, {"data": [[0.1]]}).reason
+
+
+def test_duplicates_and_too_few_rows_give_the_shortest_solution():
+    problem, network = poisson_1d(a=1), linearized(polynomial(6), jnp.zeros(7))
+    few = {"boundary": [[0.0], [1.0], [1.0]], "residual": [[0.2], [0.2], [0.7]]}
+    k = np.arange(7)
+    inside = np.array([k * (k - 1) * np.where(k > 1, x ** np.maximum(k - 2.0, 0), 0) for x in (0.2, 0.7)])
+    a = np.concatenate([[0.0**k, 1.0**k], inside])
+    b = np.concatenate([[0, 0], -(np.pi**2) * np.sin(np.pi * np.array([0.2, 0.7]))])
+    solution = solving.least_squares(problem, network, few)
+    np.testing.assert_allclose(solution.params, np.linalg.pinv(a) @ b, rtol=1e-10, atol=1e-12)
+    assert solution.rank == 4
+    assert solution.error_estimate > 1e-2
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_size_that_does():
+    problem, network = poisson_1d(), waves(poisson_1d())
+    with pytest.raises(ValueError, match="122 rows by 181 parameters need 0.0 GB.*at most 34 parameters"):
+        solving.least_squares(problem, network, POISSON_POINTS, memory=1e5)
+
+
+def test_float32_gives_the_digits_it_can(key):
+    problem = poisson_1d()
+    points = problem.sample(key, {"boundary": 2, "residual": 300})
+    solution = solving.least_squares(problem, waves(problem, dtype=jnp.float32), points)
+    assert solution.params[0]["weight"].dtype == jnp.float32
+    assert error(solution, problem) < 1e-4
+    assert error(solution, problem) < 3 * solution.error_estimate < 1e-1
+
+
+def test_components_are_solved_together(key):
+    """``u' = 3v, v' = -3u``: sine and cosine."""
+    exact = lambda x: jnp.stack([jnp.sin(3 * x[0]), jnp.cos(3 * x[0])])
+    low, high = jnp.zeros(1), jnp.ones(1)
+    rotation = lambda w: lambda x: partial(0)(w)(x) - 3 * jnp.stack([w(x)[1], -w(x)[0]])
+    problem = Problem(
+        "rotation",
+        {
+            "initial": Condition(identity, exact, faces(low, high, (0, 0))),
+            "residual": Condition(rotation, lambda x: jnp.zeros(2), box(low, high)),
+        },
+        (low, high),
+        exact,
+    )
+    network = standardized(mlp((1, 40, 2), "sin", parameterization="ntk", weight_std=3.0, bias_std=1.0), low, high)
+    points = {"initial": low[None], "residual": jnp.linspace(0, 1, 150)[:, None]}
+    solution = solving.least_squares(problem, linearized(network, network.init(key)), points)
+    assert error(solution, problem) < 1e-12
+    assert {name: r.shape for name, r in solution.residuals.items()} == {"initial": (2,), "residual": (150,)}
