@@ -39,17 +39,17 @@ def least_squares(
 ) -> Solution:
     """Solve ``problem`` with ``network`` by Gauss-Newton on the Jacobian of all residual rows.
 
-    Each row is scaled to unit norm at the start, times the root of its term's weight.  Singular values below ``cut`` times
-    the largest count as zero.
+    Each row is scaled to unit norm at the start, times the root of its term's weight.  Singular values below ``cut``
+    times the largest count as zero.
 
     - A **linearised** network (`networks.linearized`): the full step of Newton's method in function space, halved until
       the residual falls.  A linear equation takes one step, and a second one that takes off rounding.
-    - **Any other** network: Levenberg-Marquardt with Marquardt's scaling, the damping divided by 3 after a good step and
-      doubled after a bad one, and geodesic acceleration (Transtrum, Sethna, 1201.5885), without which it crawls along
-      the narrow valleys that networks have.
+    - **Any other** network: Levenberg-Marquardt with Marquardt's scaling, the damping divided by 3 after a good step
+      and doubled after a bad one, and geodesic acceleration (Transtrum, Sethna, 1201.5885), without which it crawls
+      along the narrow valleys that networks have.
 
-    A trial step with NaN or infinity is rejected like one that does not improve.  In float64 ten to thirteen digits can be
-    had, in float32 (parameters of that type) three to five.
+    A trial step with NaN or infinity is rejected like one that does not improve.  In float64 ten to thirteen digits can
+    be had, in float32 (parameters of that type) three to five.
 
     Args:
         problem: linear or not, with any number of components.
@@ -64,9 +64,11 @@ def least_squares(
         memory: bytes to use; half of the machine's if not given.
 
     Raises:
-        ValueError: see `problems.check`; weights that are negative or miss a term; a Jacobian that needs more than
+        ValueError: see `problems.check`; ``steps`` below 1; weights that are negative or miss a term; a Jacobian that needs more than
             ``memory``, with the size that fits; residuals that are not finite at the start.
     """
+    if steps is not None and steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}.")
     start_key, held_out_key = jax.random.split(jax.random.key(0) if key is None else key)
     params = network.init(start_key) if params is None else params
     points = problems.check(problem, network.apply, params, points)

@@ -38,9 +38,9 @@ def least_squares(a: np.ndarray, b: np.ndarray, cut: float, seed: int = 0, sketc
     """``min ‖a x - b‖`` by singular values above ``cut`` times the largest, never by normal equations.
 
     The Jacobian of a network at a few thousand points has a numerical rank of some hundreds.  So ``x`` is sought
-    among ``s`` random combinations of its ``p`` columns (the range finder of Halko, Martinsson, Tropp, 0909.4061), where
-    ``s`` doubles until it leaves the rank room: ``O(n p s)`` instead of ``O(n p²)``, and no digit lost, since a Gaussian
-    matrix with ``s`` half as large again as the rank has a condition number of ten.
+    among ``s`` random combinations of its ``p`` columns (the range finder of Halko, Martinsson, Tropp, 0909.4061),
+    where ``s`` doubles until it leaves the rank room: ``O(n p s)`` instead of ``O(n p²)``, and no digit lost, since a
+    Gaussian matrix with ``s`` half as large again as the rank has a condition number of ten.
 
     Args:
         a: ``(n, p)``.

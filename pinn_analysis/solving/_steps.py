@@ -1,8 +1,8 @@
 """Rules for a step: what is tried, and what is taken.
 
 A rule takes the parameters ``(p,)``, the scaled Jacobian and residual there, ``at(theta)`` the residual elsewhere and
-``bend(theta, v)`` its second derivative along ``v``.  It returns the least-squares solution, the parameters tried last, their
-residual, and the residual's size that was predicted, NaN if there is no prediction.
+``bend(theta, v)`` its second derivative along ``v``.  It returns the least-squares solution, the parameters tried last,
+their residual, and the residual's size that was predicted, NaN if there is no prediction.
 """
 
 import numpy as np
@@ -43,9 +43,9 @@ class Newton:
 class LevenbergMarquardt:
     """Damped steps of the scaled Jacobian, with geodesic acceleration.
 
-    The step is ``v + a / 2``: ``v`` the damped least-squares solution, ``a`` the one for the second derivative of the residual
-    along ``v`` (Transtrum, Sethna, 1201.5885, Sec. 4).  Parameters have the units of the largest norm that their
-    column has had (More, 1978).
+    The step is ``v + a / 2``: ``v`` the damped least-squares solution, ``a`` the one for the second derivative of the
+    residual along ``v`` (Transtrum, Sethna, 1201.5885, Sec. 4).  Parameters have the units of the largest norm that
+    their column has had (More, 1978).
     """
 
     def __init__(self):
