@@ -64,8 +64,8 @@ def least_squares(
         memory: bytes to use; half of the machine's if not given.
 
     Raises:
-        ValueError: see `problems.check`; ``steps`` below 1; weights that are negative or miss a term; a Jacobian that needs more than
-            ``memory``, with the size that fits; residuals that are not finite at the start.
+        ValueError: see `problems.check`; ``steps`` below 1; weights that are negative or miss a term; a Jacobian that
+            needs more than ``memory``, with the size that fits; residuals that are not finite at the start.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
