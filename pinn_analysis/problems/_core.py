@@ -252,7 +252,7 @@ def _check_terms(terms: tuple, treedef: Any, shapes: tuple) -> None:
     jax.eval_shape(run, [leaf for leaf, known in zip(shapes, abstract, strict=True) if known])
 
 
-def _like(x: Array) -> jax.ShapeDtypeStruct:
+def _like(x: Array | np.ndarray | np.generic) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
