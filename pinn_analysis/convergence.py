@@ -80,7 +80,7 @@ class Descent(NamedTuple):
 
     @property
     def factors(self) -> Float[Array, " n"]:
-        """Factor of each mode in one step, descending: 1 less `learning_rate` times its decay rate."""
+        """Factor of each mode in one step, descending, which is 1 less ``learning_rate`` times its decay rate."""
         return 1 - self.learning_rate * self.spectrum.rates
 
     @property

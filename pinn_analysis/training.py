@@ -110,7 +110,7 @@ def train(
             ``value``, ``grad``, ``value_fn`` (the loss of the parameters) and ``residuals_fn`` (the
             residuals as one vector, each times ``sqrt(λ_i / n_i)``: its squared norm is the loss)
             that it accepts: `optax.lbfgs` and `optax.contrib.reduce_on_plateau` work.
-        weighting: a rule of `weighting`; all weights 1 if not given.
+        weighting: a rule of `pinn_analysis.weighting`; all weights 1 if not given.
         params: where to start instead of ``network.init``, shared by all seeds.
         record_every: steps between two entries of the history; the last step has one too.
         measure: ``(problem, apply, params, points) -> dict of arrays``, traceable, whose values
