@@ -64,7 +64,7 @@ print("fine")
 """)
 
 
-def test_training_needs_no_neural_tangents_and_kernels_say_how_to_install_it():
+def test_training_and_series_need_no_neural_tangents_and_what_does_says_how_to_install_it():
     assert "fine" in python("""
 import sys
 
@@ -88,9 +88,11 @@ points = problem.sample(jax.random.key(1), 4)
 pa.ntk.empirical(problem, network.apply, run.params, points)
 wide = pa.mlp((1, 512, 512, 1))  # "auto" would take the structured method.
 pa.ntk.empirical(problem, wide.apply, wide.init(jax.random.key(0)), points)
+pa.ntk.infinite(problem, network.kernel_fn, points)
+steep = pa.mlp((1, 4, 1), "sin", parameterization="ntk", weight_std=1000.0)  # No series reaches: its closed form.
 
 def kernels():
-    yield lambda: pa.ntk.infinite(problem, network.kernel_fn, points)
+    yield lambda: pa.ntk.infinite(problem, steep.kernel_fn, points)
     yield lambda: pa.ntk.empirical(problem, network.apply, run.params, points, method="structured")
 
 for make in kernels():
