@@ -21,6 +21,7 @@ from pinn_analysis.solving._solution import Solution
 from pinn_analysis.solving._steps import LevenbergMarquardt, Newton
 
 FEW = 64  # Held-out points of a term that has no more.
+LINEAR = 1e-9  # Of the residual before: a step that misses its prediction by less has nothing left to do.
 PATIENCE = 10  # Damped steps that together must lower the residual by a hundredth.
 
 
@@ -96,6 +97,8 @@ class _Fit(NamedTuple):
     history: list[float]
     solve: _linear.LeastSquares
     reason: str
+    gradients: np.ndarray  # Of the last step, scaled.
+    residual: np.ndarray  # At the end, scaled.
 
 
 def _fit(
@@ -130,7 +133,7 @@ def _fit(
         if step:
             gradients = _system.jacobian(problem, apply, unravel(jnp.asarray(theta)), points)
         gradients *= scale[:, None]
-        solve, trial, after, predicted = advance(theta, gradients, residual, at, bend, cut)
+        solve, trial, after, predicted, whole = advance(theta, gradients, residual, at, bend, cut)
         if not rms(after) < history[-1]:
             reason = "no step lowers the residual"
             break
@@ -138,14 +141,14 @@ def _fit(
         history.append(rms(after))
         if history[-1] <= rounding:
             reason = "the residual is rounding"
-        elif history[-1] <= 1.1 * predicted + 10 * rounding * history[0]:
-            reason = "the step did what least squares predicted, and leaves nothing to another"
+        elif rms(predicted) > 0.5 * history[-2] or (whole and rms(after - predicted) <= LINEAR * history[-2]):
+            reason = "no further step can halve what is left, which the network cannot follow"
         elif step >= PATIENCE and history[-1] > 0.99 * history[-1 - PATIENCE]:
             reason = f"{PATIENCE} steps lowered the residual by less than a hundredth"
         else:
             continue
         break
-    return _Fit(unravel(jnp.asarray(theta)), history, solve, reason)
+    return _Fit(unravel(jnp.asarray(theta)), history, solve, reason, gradients, residual)
 
 
 def _judge(
@@ -153,8 +156,8 @@ def _judge(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Held-out residuals by term, and what they say about the relative error.
 
-    Two parts: the field that would take the held-out residuals away (what the fitted points left open), and those
-    residuals themselves, in units of rows (what the network cannot follow).
+    Two parts: by how much the field moves if the held-out points are fitted too (what the fitted ones left open), and the
+    held-out residuals themselves, in units of rows (what the network cannot follow).
     """
     by_term = _system.residuals(problem, apply, fit.params, held_out)
     residual = np.concatenate(list(by_term.values()))
@@ -162,7 +165,8 @@ def _judge(
     scale = _system.row_scales(gradients)
     gradients *= scale[:, None]
     basis = fit.solve.basis
-    solve = _linear.least_squares(gradients if basis is None else gradients @ basis, -scale * residual, cut)
+    gradients = np.concatenate([part if basis is None else part @ basis for part in (fit.gradients, gradients)])
+    solve = _linear.least_squares(gradients, -np.concatenate([fit.residual, scale * residual]), cut)
     step = (solve.x if basis is None else basis @ solve.x).astype(residual.dtype)
     where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
     u = _system.values(apply, fit.params, where)

@@ -2,7 +2,8 @@
 
 A rule takes the parameters ``(p,)``, the scaled Jacobian and residual there, ``at(theta)`` the residual elsewhere and
 ``bend(theta, v)`` its second derivative along ``v``.  It returns the least-squares solution, the parameters tried last,
-their residual, and the residual's size that was predicted, NaN if there is no prediction.
+their residual, the residual that the Jacobian predicts for the whole step (0 if it predicts none), and whether that was
+taken.
 """
 
 import numpy as np
@@ -36,8 +37,7 @@ class Newton:
             after = at(trial)
             if rms(after) < rms(residual):
                 break
-        predicted = rms(residual + gradients @ (solve.x - way))
-        return solve, trial, after, predicted if halvings == 0 else np.nan
+        return solve, trial, after, residual + gradients @ (solve.x - way), halvings == 0
 
 
 class LevenbergMarquardt:
@@ -68,7 +68,7 @@ class LevenbergMarquardt:
             if self.damping > LARGEST_DAMPING:
                 break
             self.damping *= BAD
-        return solve, trial, after, np.nan
+        return solve, trial, after, 0.0 * residual, False
 
 
 def factored(a: np.ndarray, b: np.ndarray, cut: float):

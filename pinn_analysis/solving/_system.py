@@ -17,7 +17,7 @@ from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems import Apply, Problem
 
 BATCH = 512  # Points at once.
-COPIES = 3  # Of the Jacobian: itself, its product with the sketch, and the factor of that.
+COPIES = 4  # Of the Jacobian: itself, that of held-out points, and factors of both.
 
 
 def rows(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array]) -> np.ndarray:

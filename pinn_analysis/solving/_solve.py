@@ -1,0 +1,168 @@
+"""One call that chooses everything: scales, width, points."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+
+from pinn_analysis import problems
+from pinn_analysis._linearized import linearized
+from pinn_analysis.networks import Network, mlp, standardized
+from pinn_analysis.problems import Problem
+from pinn_analysis.solving import _system
+from pinn_analysis.solving._least_squares import least_squares
+from pinn_analysis.solving._points import Cover, cover
+from pinn_analysis.solving._solution import Solution
+
+FIRST_PARAMETERS, MOST_PARAMETERS = 400, 4000
+ROWS = 1.25  # For each parameter; the rank is a half to a fifth of those.
+LARGEST_SCALE = 256.0
+FULL = 0.9  # Of the smaller side of the Jacobian: a rank above it is no longer that of the equation.
+COARSE, FINE = 2.0, 1.4  # Between a scale and the next one tried, in the first network and in wider ones.
+GAIN = 0.5  # A wider network has to lower the estimate to this part.
+ACCURATE = 5e-13  # Estimates below it are rounding.
+
+
+def solve(
+    problem: Problem, *, key: Array, components: int | None = None, memory: float | int | None = None
+) -> Solution:
+    """Solve ``problem`` with one call that chooses everything, and say how well.
+
+    The network is one hidden layer of sines, linearised (`least_squares`).  What decides is the scale of its first layer, a
+    frequency for each axis.  It is found by small trials, without the solution: each is judged by `Solution.error_estimate`, from
+    residuals on points that were not fitted.  First one scale for all axes, doubled until the Jacobian has full rank; then each
+    axis by itself; then the width is doubled, the scale raised where that helps, until the estimate no longer halves.
+
+    Points cover what the samplers fill (farthest-point sampling), edges twice as densely as the inside.
+
+    Args:
+        problem: linear or not, in a box or what its samplers fill.
+        key: for features and points.
+        components: of the field; found from the problem if not given.
+        memory: bytes to use; half of the machine's if not given.
+
+    Raises:
+        ValueError: no number of components fits the problem; too little memory for the smallest trial.
+    """
+    trials = _Trials(problem, key, components or _components(problem), memory or _system.half_of_memory())
+    d = len(problem.domain[0])
+    width = trials.width(FIRST_PARAMETERS)
+    scale = 1.0
+    best = trials.at(width, (scale,) * d)
+    while scale < LARGEST_SCALE and trials.fullness(width, (scale,) * d) < FULL:
+        scale *= 2
+        best = trials.better(best, width, (scale,) * d)
+    best = trials.climb_axes(best, COARSE)
+    while True:
+        before = best
+        width = 2 * before.width
+        if not trials.fits(width):
+            return trials.finished(best, "a wider network exceeds what it may have")
+        best = trials.climb(trials.at(width, before.scales), np.full(d, FINE))
+        if width == 2 * trials.width(FIRST_PARAMETERS):
+            best = trials.climb_axes(best, FINE)
+        if best.error <= ACCURATE:
+            return trials.finished(best, "the estimate is at rounding")
+        if best.error > GAIN * before.error:
+            return trials.finished(
+                min(best, before, key=lambda t: t.error), "twice the width does not halve the estimate"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    width: int
+    scales: tuple[float, ...]
+    solution: Solution
+
+    @property
+    def error(self) -> float:
+        error = self.solution.error_estimate
+        return error if np.isfinite(error) else np.inf
+
+
+class _Trials:
+    """Solutions by width and scales, each computed once."""
+
+    def __init__(self, problem: Problem, key: Array, components: int, memory: float | int):
+        d = len(problem.domain[0])
+        self.problem, self.components, self.memory, self.done = problem, components, memory, {}
+        self.key, points_key = jax.random.split(key)
+        # Shapes of parameters alone tell the width, so that one network serves all.
+        self.network = standardized(self.layers(1), *problem.domain)
+        self.cover: Cover = cover(problem, points_key, int(ROWS * MOST_PARAMETERS))
+        self.per_unit = d + 1 + components
+
+    def layers(self, width: int) -> Network:
+        sizes = (len(self.problem.domain[0]), width, self.components)
+        return mlp(sizes, "sin", parameterization="ntk", bias_std=1.0)
+
+    def width(self, parameters: int) -> int:
+        return max(1, parameters // self.per_unit)
+
+    def fits(self, width: int) -> bool:
+        p = width * self.per_unit
+        return p <= 1.1 * MOST_PARAMETERS and _system.COPIES * ROWS * p**2 * 8 <= self.memory
+
+    def params(self, width: int, scales: tuple[float, ...]) -> PyTree:
+        first, last = self.layers(width).init(self.key)
+        return [first | {"weight": first["weight"] * jnp.asarray(scales)[:, None]}, last]
+
+    def at(self, width: int, scales: tuple[float, ...]) -> _Trial:
+        scales = tuple(float(s) for s in scales)
+        if (width, scales) not in self.done:
+            network = linearized(self.network, self.params(width, scales), centered=True)
+            points = self.cover.take(int(ROWS * width * self.per_unit))
+            solution = least_squares(self.problem, network, points, key=self.key, memory=self.memory)
+            self.done[width, scales] = _Trial(width, scales, solution)
+        return self.done[width, scales]
+
+    def fullness(self, width: int, scales: tuple[float, ...]) -> float:
+        """Rank over the most it can be."""
+        return self.at(width, scales).solution.rank / (width * self.per_unit)
+
+    def better(self, best: _Trial, width: int, scales: tuple[float, ...]) -> _Trial:
+        return min(best, self.at(width, scales), key=lambda trial: trial.error)
+
+    def climb(self, best: _Trial, factors: np.ndarray) -> _Trial:
+        """Scales times ``factors`` as long as it helps."""
+        while True:
+            further = self.at(best.width, tuple(np.asarray(best.scales) * factors))
+            if not further.error < best.error:
+                return best
+            best = further
+
+    def climb_axes(self, best: _Trial, factor: float) -> _Trial:
+        """Each axis by itself, down and up."""
+        d = len(best.scales)
+        for axis in range(d) if d > 1 else ():
+            along = np.where(np.arange(d) == axis, factor, 1.0)
+            lower = self.climb(best, 1 / along)
+            best = lower if lower is not best else self.climb(best, along)
+        return best
+
+    def finished(self, best: _Trial, reason: str) -> Solution:
+        rows = sum(len(x) for x in self.cover.take(int(ROWS * best.width * self.per_unit)).values())
+        settings = {"width": best.width, "scales": best.scales, "points": rows, "trials": len(self.done)}
+        return dataclasses.replace(best.solution, settings=settings, reason=f"{reason}; {best.solution.reason}")
+
+
+def _components(problem: Problem) -> int:
+    """Components of a field that fits the problem."""
+    points = problem.sample(jax.random.key(0), 1)
+    if problem.solution is not None:
+        x = next(iter(points.values()))[0, : len(problem.domain[0])]
+        return max(1, jax.eval_shape(problem.solution, x).size)
+    tried = {}
+    for components in range(1, 9):
+        network = mlp((len(problem.domain[0]), 1, components))
+        try:
+            problems.check(problem, network.apply, network.init(jax.random.key(0)), points)
+        except ValueError as error:
+            tried[components] = error
+        else:
+            return components
+    raise ValueError(f"No field with 1 to 8 components fits {problem.name!r}; pass `components`.  With 1: {tried[1]}")
