@@ -156,8 +156,8 @@ def _judge(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Held-out residuals by term, and what they say about the relative error.
 
-    Two parts: by how much the field moves if the held-out points are fitted too (what the fitted ones left open), and the
-    held-out residuals themselves, in units of rows (what the network cannot follow).
+    Two parts: by how much the field moves if the held-out points are fitted too (what the fitted ones left open), and
+    the held-out residuals themselves, in units of rows (what the network cannot follow).
     """
     by_term = _system.residuals(problem, apply, fit.params, held_out)
     residual = np.concatenate(list(by_term.values()))

@@ -26,7 +26,9 @@ class Cover:
 
     def take(self, n: int) -> dict[str, Array]:
         """About ``n`` points in all: those whose distance is above ``h`` inside, and above ``h/2`` on what has fewer
-        dimensions.""" h = np.unique(np.concatenate([d[np.isfinite(d)] for d in self.distances.values()]))[::-1]
+        dimensions.
+        """
+        h = np.unique(np.concatenate([d[np.isfinite(d)] for d in self.distances.values()]))[::-1]
         low, high = 0, len(h) - 1
         while low < high:
             middle = (low + high) // 2

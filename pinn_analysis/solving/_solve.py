@@ -9,8 +9,7 @@ from jax import Array
 from jaxtyping import PyTree
 
 from pinn_analysis import problems
-from pinn_analysis._linearized import linearized
-from pinn_analysis.networks import Network, mlp, standardized
+from pinn_analysis.networks import Network, linearized, mlp, standardized
 from pinn_analysis.problems import Problem
 from pinn_analysis.solving import _system
 from pinn_analysis.solving._least_squares import least_squares
@@ -31,10 +30,11 @@ def solve(
 ) -> Solution:
     """Solve ``problem`` with one call that chooses everything, and say how well.
 
-    The network is one hidden layer of sines, linearised (`least_squares`).  What decides is the scale of its first layer, a
-    frequency for each axis.  It is found by small trials, without the solution: each is judged by `Solution.error_estimate`, from
-    residuals on points that were not fitted.  First one scale for all axes, doubled until the Jacobian has full rank; then each
-    axis by itself; then the width is doubled, the scale raised where that helps, until the estimate no longer halves.
+    The network is one hidden layer of sines, linearised (`least_squares`).  What decides is the scale of its first
+    layer, a frequency for each axis.  It is found by small trials, without the solution: each is judged by
+    `Solution.error_estimate`, from residuals on points that were not fitted.  First one scale for all axes, doubled
+    until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
+    helps, until the estimate no longer halves.
 
     Points cover what the samplers fill (farthest-point sampling), edges twice as densely as the inside.
 
