@@ -25,9 +25,7 @@ class Cover:
     distances: dict[str, np.ndarray]
 
     def take(self, n: int) -> dict[str, Array]:
-        """About ``n`` points in all: those whose distance is above ``h`` inside, and above ``h/2`` on what has fewer
-        dimensions.
-        """
+        """About ``n`` points in all: above a distance ``h`` inside, and ``h/2`` on what has fewer dimensions."""
         h = np.unique(np.concatenate([d[np.isfinite(d)] for d in self.distances.values()]))[::-1]
         low, high = 0, len(h) - 1
         while low < high:
