@@ -234,13 +234,20 @@ def with_output(problem: Problem, name: str = "output") -> Problem:
     """``problem`` with one more term, by default ``"output"``: the network itself, on any points of the domain.
 
     Its residual is the error ``u - solution`` (``u`` itself where no solution is known).  It is
-    never trained (`Condition.trained`): its weight is 0, unless one is given.  ::
+    never trained (`Condition.trained`): its weight is 0, unless one is given.
 
-        extended = convergence.with_output(problem)
-        points = points | {"output": problems.grid(problem, 100)}
-        kernel = ntk.infinite(extended, network.kernel_fn, points)
-        r0 = extended.residuals(field, points)
-        error = convergence.gradient_descent(kernel, 1e-3).residuals(r0, 500)["output"]
+    >>> import jax
+    >>> from pinn_analysis import convergence, mlp, ntk, problems
+    >>> problem = convergence.with_output(problems.poisson_1d(a=1))
+    >>> network = mlp((1, 64, 1), parameterization="ntk", bias_std=1.0)
+    >>> params = network.init(jax.random.key(0))
+    >>> points = problem.sample(jax.random.key(1), {"boundary": 2, "residual": 10, "output": 20})
+    >>> kernel = ntk.empirical(problem, network.apply, params, points)
+    >>> start = problem.residuals(lambda x: network.apply(params, x), points)
+    >>> rate = convergence.max_learning_rate(kernel) / 2
+    >>> error = convergence.gradient_descent(kernel, rate).residuals(start, 500)["output"]
+    >>> error.shape
+    (20,)
 
     Raises:
         ValueError: there is a condition of that name already.

@@ -1,10 +1,17 @@
 """How each loss term pulls on the parameters: gradients by term and by layer.
 
-Everything here is a function of the gradients that `by_term` computes at once::
+Everything here is a function of the gradients that `by_term` computes at once:
 
-    grads = gradients.by_term(problem, apply, params, points)
-    norms = {name: gradients.statistics(gradient).norm for name, gradient in grads.items()}
-    layers = {name: gradients.by_layer(gradient) for name, gradient in grads.items()}
+>>> import jax
+>>> from pinn_analysis import gradients, mlp, problems
+>>> problem, network = problems.poisson_1d(a=4), mlp((1, 8, 1))
+>>> params = network.init(jax.random.key(0))
+>>> grads = gradients.by_term(problem, network.apply, params, problem.sample(jax.random.key(1), 8))
+>>> norms = {name: gradients.statistics(gradient).norm for name, gradient in grads.items()}
+>>> bool(norms["residual"] > 10 * norms["boundary"])
+True
+>>> list(gradients.by_layer(grads["residual"]))
+["[0]['bias']", "[0]['weight']", "[1]['bias']", "[1]['weight']"]
 
 Losses are the unweighted mean squares of `Problem.losses`.  All functions are traceable.
 
