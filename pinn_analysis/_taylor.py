@@ -45,7 +45,8 @@ def _at(key: Key, orders: Orders, table: Array | None, source: Source, rho: Arra
         orders, table = (max(2, 2 * orders[0]), max(2, 2 * orders[1])), None
     if table is None:
         table = _table.bind(*map(jax.lax.stop_gradient, (rho, a, b)), source=source, orders=orders)
-    return _lookup.bind(table, rho, a, b, key=key, orders=orders, source=source)
+    # Not `key`, a name that the caches of JAX 0.9 have taken.
+    return _lookup.bind(table, rho, a, b, derivative=key, orders=orders, source=source)
 
 
 @functools.partial(jax.jit, static_argnames=("source", "orders"))
@@ -119,9 +120,9 @@ mlir.register_lowering(_table, mlir.lower_fun(_make, multiple_results=False))
 
 
 @_lookup.def_impl
-@functools.partial(jax.jit, static_argnames=("key", "orders", "source"))
-def _pick(table: Array, rho: Array, a: Array, b: Array, *, key: Key, orders: Orders, source: Source) -> Array:
-    return math.prod(map(math.factorial, key)) * table[keys(*orders).index(key)]
+@functools.partial(jax.jit, static_argnames=("derivative", "orders", "source"))
+def _pick(table: Array, rho: Array, a: Array, b: Array, *, derivative: Key, orders: Orders, source: Source) -> Array:
+    return math.prod(map(math.factorial, derivative)) * table[keys(*orders).index(derivative)]
 
 
 @_lookup.def_abstract_eval
@@ -129,13 +130,13 @@ def _(table: Any, rho: Any, a: Any, b: Any, **_: Any) -> Any:
     return jax.core.ShapedArray(table.shape[1:], table.dtype)
 
 
-def _differentiate(primals: tuple, tangents: tuple, *, key: Key, orders: Orders, source: Source) -> tuple:
+def _differentiate(primals: tuple, tangents: tuple, *, derivative: Key, orders: Orders, source: Source) -> tuple:
     table, rho, a, b = primals
-    value = _lookup.bind(*primals, key=key, orders=orders, source=source)
+    value = _lookup.bind(*primals, derivative=derivative, orders=orders, source=source)
     slope = None
     for i, tangent in enumerate(tangents[1:]):
         if not isinstance(tangent, ad.Zero):
-            further = tuple(n + (i == j) for j, n in enumerate(key))
+            further = tuple(n + (i == j) for j, n in enumerate(derivative))
             along = (tangent, tangent[..., :, None], tangent[..., None, :])[i]
             term = along * _at(further, orders, table, source, rho, a, b)
             slope = term if slope is None else slope + term

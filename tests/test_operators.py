@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pinn_analysis.operators import identity, laplacian, linearize, partial, value_and_laplacian
+from pinn_analysis.operators import identity, laplacian, laplacian_over, linearize, partial, value_and_laplacian
 
 X = jnp.array([0.3, -0.7])
 ROUNDING = 1e-13  # A few units in the last place of numbers of order 10.
@@ -115,3 +115,17 @@ def test_a_linear_operator_is_its_own_linearisation_at_any_field(operator):
 def test_operators_act_under_jit_and_vmap():
     x = jax.random.normal(jax.random.key(1), (4, 2))
     np.testing.assert_allclose(jax.jit(jax.vmap(laplacian(wave)))(x), -3 * jax.vmap(wave)(x), rtol=ROUNDING)
+
+
+def test_the_laplacian_over_some_axes_leaves_out_the_others():
+    def u(x):
+        return jnp.sin(2 * x[0]) * x[1] ** 3 * jnp.exp(x[2])
+
+    x = jnp.array([0.3, 0.7, -0.2])
+    in_space = -4 * u(x) + 6 * jnp.sin(2 * x[0]) * x[1] * jnp.exp(x[2])
+    assert jnp.isclose(laplacian_over(0, 1)(u)(x), in_space, rtol=1e-13)
+    assert not jnp.isclose(laplacian(u)(x), in_space, rtol=0.1)
+    assert jnp.isclose(laplacian_over(0, 1, 2)(u)(x), laplacian(u)(x), rtol=1e-13)
+    for axes, message in (((), "at least one"), ((0, 0), "different axes"), ((3,), "axes are 0 to 2")):
+        with pytest.raises(ValueError, match=message):
+            laplacian_over(*axes)(u)(x)

@@ -178,7 +178,8 @@ def rounded(variance: float) -> float:
     return next((v for v in _bounds() if variance <= v * (1 + 1e-9)), math.inf)
 
 
-class _Table(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # Not a named tuple: JAX 0.9 wants weak references to what it caches by.
+class _Table:
     """Taylor coefficients of the kernel in the numbers (ρ, a, b) of the first layer."""
 
     limit: Limit
