@@ -7,8 +7,11 @@ from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import (
     Condition,
     Problem,
+    allen_cahn,
     box,
+    burgers,
     check,
+    convection,
     faces,
     grid,
     helmholtz_2d,
@@ -27,6 +30,8 @@ MANUFACTURED = {
     "helmholtz": (helmholtz_2d(), helmholtz_2d(a2=4.01)),
     "helmholtz k=2.5": (helmholtz_2d(2, 3, k=2.5), helmholtz_2d(2, 3.01, k=2.5)),
     "wave": (wave_1d(), wave_1d(c=2.01)),
+    "burgers": (burgers(), burgers(0.0033)),
+    "convection": (convection(), convection(30.01)),
     "wave c=3": (wave_1d(a=1, c=3), wave_1d(a=1.01, c=3)),
 }
 
@@ -248,3 +253,22 @@ def test_terms_are_chosen_replaced_and_scaled_by_name(key):
     for wrong in (lambda: problem.only("inital"), lambda: problem.replaced(inital=problem.conditions["initial"])):
         with pytest.raises(ValueError, match=r"not \['inital'\]"):
             wrong()
+
+
+def test_the_shock_of_burgers_is_as_steep_as_the_literature_has_it():
+    """Basdevant et al. (1986): the largest slope is 152.00516 at ``t = 1.6037/π``."""
+    slope = partial(0)(burgers().solution)(jnp.array([0.0, 1.6037 / jnp.pi]))
+    np.testing.assert_allclose(slope, -152.00516, rtol=1e-6)
+
+
+def test_allen_cahn_is_periodic_and_at_rest_in_its_phases(key):
+    problem = allen_cahn()
+    points = problem.sample(key, 16)
+    for phase in (-1.0, 0.0, 1.0):
+        residuals = problem.residuals(lambda x, phase=phase: phase + 0 * x[0], points)
+        assert float(jnp.abs(residuals["residual"]).max()) == 0
+    wave = problem.residuals(lambda x: jnp.sin(3 * jnp.pi * x[0]), points)
+    assert float(jnp.abs(wave["periodic"]).max()) < 1e-12
+    x = points["residual"]
+    u = jnp.sin(3 * jnp.pi * x[:, 0])
+    np.testing.assert_allclose(wave["residual"], 1e-4 * 9 * jnp.pi**2 * u - 5 * (u - u**3), rtol=1e-10, atol=1e-12)

@@ -237,3 +237,80 @@ def test_components_are_solved_together(key):
     solution = solving.least_squares(problem, linearized(network, network.init(key)), points)
     assert error(solution, problem) < 1e-12
     assert {name: r.shape for name, r in solution.residuals.items()} == {"initial": (2,), "residual": (150,)}
+
+
+def sines(problem, scale=3.0):
+    network = mlp((len(problem.domain[0]), 1, 1), "sin", parameterization="ntk", weight_std=scale, bias_std=1.0)
+    return standardized(network, *problem.domain).kernel_fn
+
+
+def test_the_limit_of_data_alone_is_regression_with_the_kernel():
+    """Against the formulas of Rasmussen and Williams (2.23, 2.24), by numpy."""
+    target = lambda x: jnp.exp(x[0])
+    problem = Problem("regression", {"data": Condition(identity, target, INSIDE)}, INTERVAL, target)
+    kernel_fn, x, z = sines(problem, 1.0), jnp.array([[0.1], [0.4], [0.9]]), jnp.array([[0.25], [0.7]])
+    solution = solving.limit(problem, kernel_fn, {"data": x})
+    k, kz, kzz = (np.asarray(kernel_fn(a, b, "ntk")) for a, b in ((x, x), (z, x), (z, z)))
+    y = np.exp(np.asarray(x)[:, 0])
+    np.testing.assert_allclose(jax.vmap(solution.field)(z), kz @ np.linalg.solve(k, y), rtol=1e-9)
+    size = y @ np.linalg.solve(k, y) / 3
+    variance = size * np.diag(kzz - kz @ np.linalg.solve(k, kz.T))
+    np.testing.assert_allclose(jax.vmap(solution.variance)(z)[:, 0], variance, rtol=1e-6)
+    np.testing.assert_allclose(solution.variance(x[1]), 0, atol=1e-12)
+
+
+def test_the_limit_solves_a_linear_equation_and_knows_its_error():
+    problem = poisson_1d()
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 48)[:, None]}
+    solution = solving.limit(problem, sines(problem), points)
+    assert error(solution, problem) < 1e-6
+    assert error(solution, problem) < 3 * solution.error_estimate < 1e-2
+    assert solution.iterations == 1 and "linear" in solution.reason
+
+
+def test_the_limit_of_a_nonlinear_equation_is_a_fixed_point_of_its_linearisation():
+    """With the kernel that `ntk.infinite` has at the field that was found."""
+    problem, points = cubic(), {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 24)[:, None]}
+    solution = solving.limit(problem, sines(problem), points)
+    assert error(solution, problem) < 1e-4
+    assert solution.history[2] < 0.1 * solution.history[1] and solution.history[3] < 0.02 * solution.history[2]
+    assert float(solution.variance(jnp.array([0.5]))[0]) > 0
+
+
+def test_the_limit_refuses_what_it_cannot_take_apart():
+    shifted = lambda u: lambda x: u(x) * u(x + 0.1)
+    problem = Problem("delay", {"data": Condition(shifted, lambda x: jnp.ones(()), INSIDE)}, INTERVAL)
+    with pytest.raises(ValueError, match="function of derivatives of the field at one point"):
+        solving.limit(problem, sines(problem), {"data": jnp.linspace(0, 1, 5)[:, None]})
+
+
+def test_points_cover_what_is_sampled_edges_twice_as_densely(key):
+    cover = solving._solve.cover(problems.helmholtz_2d(), key, 800)
+    points = cover.take(500)
+    assert abs(sum(map(len, points.values())) - 500) < 20
+    x = np.asarray(points["residual"])
+    gaps = np.sort(np.linalg.norm(x[:, None] - x, axis=-1), 1)[:, 1]
+    assert gaps.min() > 0.6 * np.sqrt(4 / len(x))  # Random points come a hundred times closer.
+    assert 1.5 < len(points["boundary"]) / (8 / gaps.min()) < 2.5
+    few = solving._solve.cover(poisson_1d(), key, 100).take(50)
+    np.testing.assert_array_equal(np.sort(few["boundary"][:, 0]), [0, 1])
+
+
+@pytest.mark.parametrize("omega", [10, 100])
+def test_everything_is_chosen_without_the_solution(omega):
+    problem = poisson_1d(a=omega / np.pi)
+    solution = solving.solve(problem._replace(solution=None), key=jax.random.key(3))
+    assert error(solution, problem) < 1e-12
+    assert solution.error_estimate < 1e-12
+    assert {"width", "scales", "points", "trials"} == set(solution.settings)
+
+
+def test_a_problem_without_a_solution_is_said_to_be_unsolved():
+    """``u' = 1`` with u = 0 at both ends."""
+    conditions = {
+        "boundary": Condition(identity, lambda x: jnp.zeros(()), faces(*INTERVAL)),
+        "residual": Condition(partial(0), lambda x: jnp.ones(()), INSIDE),
+    }
+    solution = solving.solve(Problem("none", conditions, INTERVAL), key=jax.random.key(0))
+    assert solution.error_estimate > 0.1
+    assert "no scale resolves" in solution.reason

@@ -48,6 +48,11 @@ from pinn_analysis.problems._core import (
     check_weights as check_weights,
 )
 from pinn_analysis.problems._data import data as data
+from pinn_analysis.problems._evolution import (
+    allen_cahn as allen_cahn,
+    burgers as burgers,
+    convection as convection,
+)
 from pinn_analysis.problems._flow import (
     divergence as divergence,
     lid_driven_cavity as lid_driven_cavity,

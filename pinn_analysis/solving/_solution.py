@@ -23,6 +23,7 @@ class Solution:
         reason: what stopped it.
         params: of the network that the field is; None where it is not one network's.
         settings: what was chosen.
+        variance: ``x -> (m,)``, posterior variance of the field; of `limit` alone.
     """
 
     field: Field
@@ -34,6 +35,7 @@ class Solution:
     reason: str
     params: PyTree = None
     settings: dict = dataclasses.field(default_factory=dict)
+    variance: Field | None = None
 
     @property
     def iterations(self) -> int:

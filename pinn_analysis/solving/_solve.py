@@ -21,6 +21,7 @@ ROWS = 1.25  # For each parameter; the rank is a half to a fifth of those.
 LARGEST_SCALE = 256.0
 FULL = 0.9  # Of the smaller side of the Jacobian: a rank above it is no longer that of the equation.
 COARSE, FINE = 2.0, 1.4  # Between a scale and the next one tried, in the first network and in wider ones.
+RESOLVED = 0.1  # An estimate that is worth refining.
 GAIN = 0.5  # A wider network has to lower the estimate to this part.
 ACCURATE = 5e-13  # Estimates below it are rounding.
 
@@ -50,26 +51,27 @@ def solve(
     trials = _Trials(problem, key, components or _components(problem), memory or _system.half_of_memory())
     d = len(problem.domain[0])
     width = trials.width(FIRST_PARAMETERS)
-    scale = 1.0
-    best = trials.at(width, (scale,) * d)
-    while scale < LARGEST_SCALE and trials.fullness(width, (scale,) * d) < FULL:
-        scale *= 2
-        best = trials.better(best, width, (scale,) * d)
-    best = trials.climb_axes(best, COARSE)
     while True:
+        best = trials.scan(width)
+        if best.error < RESOLVED:
+            break
+        width *= 2
+        if not trials.fits(width):
+            return trials.finished(best, "no scale resolves the solution in the widest network that may be")
+    best = trials.climb_axes(best, COARSE)
+    wide = 2 * width  # Wide enough for what the axes are to be told.
+    while best.error > ACCURATE:
         before = best
         width = 2 * before.width
         if not trials.fits(width):
             return trials.finished(best, "a wider network exceeds what it may have")
         best = trials.climb(trials.at(width, before.scales), np.full(d, FINE))
-        if width == 2 * trials.width(FIRST_PARAMETERS):
+        if width == wide:
             best = trials.climb_axes(best, FINE)
-        if best.error <= ACCURATE:
-            return trials.finished(best, "the estimate is at rounding")
         if best.error > GAIN * before.error:
-            return trials.finished(
-                min(best, before, key=lambda t: t.error), "twice the width does not halve the estimate"
-            )
+            best = min(best, before, key=lambda trial: trial.error)
+            return trials.finished(best, "twice the width does not halve the estimate")
+    return trials.finished(best, "the estimate is at rounding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,20 +122,25 @@ class _Trials:
             self.done[width, scales] = _Trial(width, scales, solution)
         return self.done[width, scales]
 
-    def fullness(self, width: int, scales: tuple[float, ...]) -> float:
-        """Rank over the most it can be."""
-        return self.at(width, scales).solution.rank / (width * self.per_unit)
-
-    def better(self, best: _Trial, width: int, scales: tuple[float, ...]) -> _Trial:
-        return min(best, self.at(width, scales), key=lambda trial: trial.error)
+    def scan(self, width: int) -> _Trial:
+        """One scale for all axes, doubled until the Jacobian has full rank."""
+        scale, best = 1.0, None
+        while scale <= LARGEST_SCALE:
+            trial = self.at(width, (scale,) * len(self.problem.domain[0]))
+            best = trial if best is None or trial.error < best.error else best
+            if trial.solution.rank > FULL * width * self.per_unit or best.error <= ACCURATE:
+                break
+            scale *= 2
+        return best
 
     def climb(self, best: _Trial, factors: np.ndarray) -> _Trial:
         """Scales times ``factors`` as long as it helps."""
-        while True:
+        while best.error > ACCURATE:
             further = self.at(best.width, tuple(np.asarray(best.scales) * factors))
             if not further.error < best.error:
                 return best
             best = further
+        return best
 
     def climb_axes(self, best: _Trial, factor: float) -> _Trial:
         """Each axis by itself, down and up."""
