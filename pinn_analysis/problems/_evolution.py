@@ -17,8 +17,8 @@ HERMITE_NODES = 160
 def burgers(nu: float | int = 0.01 / np.pi) -> Problem:
     """``u_t + u u_x = ν u_xx`` on ``(x, t) ∈ [-1, 1] × [0, 1]``, ``u(x, 0) = -sin πx``, ``u(±1, t) = 0``.
 
-    With ``ν = 0.01/π`` (Basdevant et al., 1986; Raissi et al., 2019) a shock of width ``ν`` forms at ``x = 0``.  The solution is the
-    integral of Cole and Hopf by Gauss-Hermite quadrature, right to 1e-13 for that ``ν`` and above.
+    With ``ν = 0.01/π`` (Basdevant et al., 1986; Raissi et al., 2019) a shock of width ``ν`` forms at ``x = 0``.  The
+    solution is the integral of Cole and Hopf by Gauss-Hermite quadrature, right to 1e-13 for that ``ν`` and above.
     Conditions: ``"boundary"``, ``"initial"``, ``"residual"``, which is nonlinear.
 
     Raises:
@@ -49,9 +49,9 @@ def burgers(nu: float | int = 0.01 / np.pi) -> Problem:
 def allen_cahn(diffusion: float | int = 1e-4, reaction: float | int = 5) -> Problem:
     """``u_t = D u_xx + R (u - u³)`` on ``[-1, 1] × [0, 1]``, periodic, ``u(x, 0) = x² cos πx`` (Raissi et al., 2019).
 
-    The initial value has a kink where the period closes, so that the solution has a layer of width ``√(Dt)`` at ``x = ±1``.  No
-    solution is known in closed form.
-    Conditions: ``"periodic"`` (``u`` and ``u_x``), ``"initial"``, ``"residual"``, which is nonlinear.
+    The initial value has a kink where the period closes, so that the solution has a layer of width ``√(Dt)`` at ``x =
+    ±1``.  No solution is known in closed form. Conditions: ``"periodic"`` (``u`` and ``u_x``), ``"initial"``,
+    ``"residual"``, which is nonlinear.
     """
 
     def operator(u: Field) -> Field:
@@ -68,7 +68,7 @@ def allen_cahn(diffusion: float | int = 1e-4, reaction: float | int = 5) -> Prob
 
 
 def convection(beta: float | int = 30) -> Problem:
-    """``u_t + β u_x = 0`` on ``[0, 2π] × [0, 1]``, periodic, ``u(x, 0) = sin x`` (Krishnapriyan et al., 2109.01050, Sec. 3.1).
+    """``u_t + β u_x = 0`` on ``[0, 2π] × [0, 1]``, periodic, ``u(x, 0) = sin x`` (2109.01050, Sec. 3.1).
 
     Solution ``sin(x - βt)``.  Conditions: ``"periodic"``, ``"initial"``, ``"residual"``.
     """

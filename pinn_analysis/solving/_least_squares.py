@@ -170,7 +170,9 @@ def _judge(
     step = (solve.x if basis is None else basis @ solve.x).astype(residual.dtype)
     where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
     u = _system.values(apply, fit.params, where)
-    unexplained = rms(scale * residual) * _unit(apply, fit.params, where)
+    scaled = np.split(scale * residual, np.cumsum([len(r) for r in by_term.values()])[:-1])
+    # Term by term, so that two ends are not lost among a thousand points inside.
+    unexplained = np.linalg.norm([rms(part) for part in scaled]) * _unit(apply, fit.params, where)
     correction = rms(_system.change(apply, fit.params, step, where))
     return by_term, float((correction + unexplained) / max(rms(u), np.finfo(u.dtype).tiny))
 

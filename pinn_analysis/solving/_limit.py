@@ -15,7 +15,7 @@ from pinn_analysis import ntk, problems
 from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Condition, Points, Problem
 from pinn_analysis.solving import _linear
-from pinn_analysis.solving._ingredients import Derivative, LinearPart, derivatives, expand
+from pinn_analysis.solving._ingredients import Derivative, derivatives, expand, linear_part
 from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._solution import Solution
 
@@ -35,11 +35,13 @@ def limit(
 ) -> Solution:
     """What an infinitely wide network learns if it is trained for ever, starting from zero.
 
-    That is regression with the kernel: ``u(x) = L'_j Θ(x, x_j) (K⁻¹ y)_j``, the mean of a Gaussian process of covariance Θ given
-    the equation at the points.  A nonlinear equation is linearised at the field of the last step (Gauss-Newton: Chen, Hosseini,
-    Owhadi, Stuart, 2103.12959); the kernels of the operators that linearisations are made of are computed once.
+    That is regression with the kernel: ``u(x) = L'_j Θ(x, x_j) (K⁻¹ y)_j``, the mean of a Gaussian process of
+    covariance Θ given the equation at the points.  A nonlinear equation is linearised at the field of the last step
+    (Gauss-Newton: Chen, Hosseini, Owhadi, Stuart, 2103.12959); the kernels of the operators that linearisations are
+    made of are computed once.
 
-    The kernel has the square of the condition of a Jacobian, so half of the digits of `least_squares` are to be had here.
+    The kernel has the square of the condition of a Jacobian, so half of the digits of `least_squares` are to be had
+    here.
 
     Args:
         problem: linear or not; nonlinear operators as functions of derivatives at a point.
@@ -52,8 +54,8 @@ def limit(
         cut: eigenvalues below this part of the largest count as zero; five units in the last place if not given.
 
     Returns:
-        The solution, with ``variance``, of the process at a point, scaled to the size that the data show (the evidence's),
-        and from it the ``error_estimate``.
+        The solution, with ``variance``, of the process at a point, scaled to the size that the data show (the
+        evidence's), and from it the ``error_estimate``.
 
     Raises:
         ValueError: as `ntk.infinite`; an operator that is no function of derivatives at a point.
@@ -99,7 +101,8 @@ def limit(
     rows = _Rows(operators, kernel_fn, shape, places)
     field = _Field(rows, parts)
     size = wanted @ solve(wanted) / len(wanted)  # The scale of the process that makes the data likeliest.
-    variance = _Variance(rows, jnp.asarray(solve.root() @ (last if halvings == 0 else combination).toarray()), float(size))
+    root = solve.root() @ (last if halvings == 0 else combination).toarray()
+    variance = _Variance(rows, jnp.asarray(root), float(size))
     where = jnp.concatenate([jnp.asarray(x)[:, : len(problem.domain[0])] for x in held_out.values()])
     u, var = jax.lax.map(lambda x: (jnp.ravel(field(x)), variance(x)), where, batch_size=64)
     return Solution(
@@ -134,7 +137,7 @@ class _Term:
 
     @property
     def linear(self) -> Operator:
-        return LinearPart(self.condition.operator, self.shape)
+        return linear_part(self.condition, self.varying, self.shape, self.points)
 
     def ingredients(self) -> list[tuple[Operator, int]]:
         """Linear operators, with the number of rows that each has."""
