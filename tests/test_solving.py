@@ -311,6 +311,6 @@ def test_a_problem_without_a_solution_is_said_to_be_unsolved():
         "boundary": Condition(identity, lambda x: jnp.zeros(()), faces(*INTERVAL)),
         "residual": Condition(partial(0), lambda x: jnp.ones(()), INSIDE),
     }
-    solution = solving.solve(Problem("none", conditions, INTERVAL), key=jax.random.key(0))
+    solution = solving.solve(Problem("none", conditions, INTERVAL), key=jax.random.key(0), memory=1e8)
     assert solution.error_estimate > 0.1
     assert "no scale resolves" in solution.reason
