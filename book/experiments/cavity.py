@@ -83,7 +83,8 @@ def make(config: dict) -> dict:
     reference = results.records("cavity_reference")[config["lid"]].arrays["fields"][1:]
     return {
         "errors": errors(flow, reference),
-        "flow": flow.astype(np.float16),
+        # A picture of one seed: a file stays under a megabyte.
+        **({"flow": flow.astype(np.float16)} if config["seed"] == 0 else {}),
         # Through each line x = const.: no mass crosses it in a closed cavity.
         "flux": np.trapezoid(flow[0], dx=1 / (TEST - 1), axis=1),
         **runs.stored(run, ("loss", "weight", "gradient_max", "gradient_mean", "gradient_norm")),
