@@ -9,9 +9,9 @@ from pinn_analysis import _hermite
 from pinn_analysis.networks import mlp
 
 
-def series(fn, variance=4.0):
+def series(fn, variance=4.0, length=None):
     """``E[fn fn]`` and ``E[fn' fn']`` (Price's theorem) as functions of three numbers."""
-    length = _hermite.series(fn, variance, 4)
+    length = length or _hermite.series(fn, variance, 4)
 
     def table(c, v1, v2):
         a1, a2 = (_hermite.coefficients(fn, length, jnp.array([float(v)]), 0)[0] for v in (v1, v2))
@@ -86,3 +86,12 @@ def test_series_are_as_long_as_the_variance_and_the_derivatives_ask():
     assert length(1.0, 4) < length(4.0, 4) < length(16.0, 4) and length(4.0, 0) < length(4.0, 4) < length(4.0, 8)
     value = series(jnp.tanh, 16.0)[0]
     np.testing.assert_allclose(value(16.0, 16.0, 16.0), quadrature(np.tanh, 16.0, 16.0, 16.0, n=1000), rtol=1e-12)
+
+
+def test_the_error_for_tanh_falls_exponentially_in_the_root_of_the_order():
+    orders, v = np.array([100, 160, 220]), 8.0  # Its poles are at ±iπ/2, so the rate is π / √v.
+    exact = quadrature(np.tanh, v, v, v)
+    cut_off = [_hermite.Series(int(order), first=1, step=2) for order in orders]
+    errors = [abs(series(jnp.tanh, length=length)[0](v, v, v) - exact) for length in cut_off]
+    rate = -np.polyfit(np.sqrt(orders), np.log(errors), 1)[0]
+    assert abs(rate - np.pi / np.sqrt(v)) < 0.05, f"rate {rate:.2f}, errors {errors}"

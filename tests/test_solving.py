@@ -284,14 +284,18 @@ def test_the_limit_refuses_what_it_cannot_take_apart():
         solving.limit(problem, sines(problem), {"data": jnp.linspace(0, 1, 5)[:, None]})
 
 
-def test_points_cover_what_is_sampled_edges_twice_as_densely(key):
+def test_points_cover_what_is_sampled_edges_at_half_the_distance(key):
     cover = solving._solve.cover(helmholtz_2d(), key, 800)
     points = cover.take(500)
     assert abs(sum(map(len, points.values())) - 500) < 20
     x = np.asarray(points["residual"])
     gaps = np.sort(np.linalg.norm(x[:, None] - x, axis=-1), 1)[:, 1]
     assert gaps.min() > 0.6 * np.sqrt(4 / len(x))  # Random points come a hundred times closer.
-    assert 1.2 < len(points["boundary"]) / (8 / gaps.min()) < 2.5
+    edge = np.asarray(points["boundary"])
+    closest = np.sort(np.linalg.norm(edge[:, None] - edge, axis=-1), 1)[:, 1].min()
+    assert 1.8 < gaps.min() / closest < 2.2
+    # Points on a line no closer than `h / 2`, with no room for another, are `h / 2` to `h` apart.
+    assert 1.2 < len(points["boundary"]) / (8 / gaps.min()) < 2
     few = solving._solve.cover(poisson_1d(), key, 100).take(50)
     np.testing.assert_array_equal(np.sort(few["boundary"][:, 0]), [0, 1])
 

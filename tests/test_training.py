@@ -8,7 +8,7 @@ import pytest
 
 from pinn_analysis.networks import mlp, standardized
 from pinn_analysis.operators import identity
-from pinn_analysis.problems import Condition, Problem, box, grid, poisson_1d
+from pinn_analysis.problems import Condition, Problem, box, data, grid, poisson_1d
 from pinn_analysis.training import DivergedError, follow, stepper, train
 from pinn_analysis.weighting import Weighting, fixed, lr_annealing, ntk_trace
 
@@ -293,6 +293,14 @@ def changed(**conditions):
 def test_a_nan_names_the_term_and_the_point(problem, message, key):
     with pytest.raises(DivergedError, match=message):
         train(problem, NETWORK, key=key, steps=5, points=POINTS, progress=False)
+
+
+def test_a_nan_beside_measured_values_is_found_too(key):
+    """Their points have the values in further columns, which the network does not see."""
+    readings = data(jnp.array([[0.0], [0.5]]), jnp.ones(2), operator=lambda u: lambda x: u(x) / x[0])
+    problem = PROBLEM._replace(conditions={"readings": readings})
+    with pytest.raises(DivergedError, match=r"equation.*'readings'.*1 of 2 points, first at \[0.0, 1.0\]"):
+        train(problem, NETWORK, key=key, steps=1, points=problem.sample(key, 2), progress=False)
 
 
 def test_a_nan_on_the_way_leaves_the_last_finite_state(key):
