@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from pinn_analysis.problems import Apply, Condition, Problem
+from pinn_analysis.problems._not_finite import ingredients, where_not_finite
 
 
 class DivergedError(FloatingPointError):
@@ -24,11 +24,6 @@ class DivergedError(FloatingPointError):
     def __init__(self, message: str, run: Any):
         super().__init__(message)
         self.run = run
-
-
-def where_not_finite(values: Array) -> np.ndarray:
-    """Points at which any component of ``values``, ``(n, ...)``, is NaN or infinite."""
-    return np.flatnonzero(~np.isfinite(np.asarray(values)).reshape(len(values), -1).all(1))
 
 
 def explain(
@@ -69,7 +64,7 @@ def _huge(params: PyTree) -> bool:
 
 def _culprit(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, Array]) -> str | None:
     """What is NaN or infinite by itself, and where."""
-    field = functools.partial(apply, params)
+    names = {"network": "The network", "target": "The target", "operator": "The equation (its operator)"}
     for name, condition in problem.conditions.items():
 
         def gradient(x: Array, condition: Condition = condition) -> Array:
@@ -78,13 +73,8 @@ def _culprit(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str
             return jnp.nan_to_num(ravel_pytree(jax.grad(square)(params))[0], nan=jnp.nan, posinf=0.0, neginf=0.0)
 
         x = points[name]
-        functions = {
-            "The network": field,
-            "The target": condition.target,
-            "The equation (its operator)": condition.operator(field),
-            "The derivative by the parameters": gradient,
-        }
-        for what, function in functions.items():
+        functions = {names[what]: f for what, f in ingredients(condition, apply, params).items()}
+        for what, function in (functions | {"The derivative by the parameters": gradient}).items():
             at = where_not_finite(jax.lax.map(function, x))
             if at.size:
                 return (

@@ -13,7 +13,7 @@ digits; ``ρ`` is stationary where ``x = x'``, so that nothing cancels.  Quadrat
 ``(u, v)`` contain ``√(1 - ρ²)``, which is singular there.
 
 Where ``φ`` is analytic in a strip of half-width δ, ``a_k(v)²`` falls like ``exp(-2 δ √(k / v))``;
-with a kink (relu) it falls like a power of ``k``.  `terms` measures it.
+with a kink (relu) it falls like a power of ``k``.  `series` measures it.
 """
 
 import functools

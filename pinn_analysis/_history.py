@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 
 from pinn_analysis import problems
-from pinn_analysis._divergence import where_not_finite
 from pinn_analysis.problems import Problem
+from pinn_analysis.problems._not_finite import where_not_finite
 
 
 class History:

@@ -34,7 +34,7 @@ def stepper(
     problem, points = trained(problem, points)
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     check_names(problem, weights, "weights")
-    check_points(problem, points)
+    points = check_points(problem, points)
     return lambda state: descend(problem, apply, optimizer, weights, points, *state)
 
 

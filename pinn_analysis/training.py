@@ -130,8 +130,7 @@ def train(
     if steps < 1 or record_every < 1:
         raise ValueError(f"`steps` and `record_every` must be at least 1, got {steps} and {record_every}.")
     if points is not None:
-        problems.check_points(problem, points)
-        points = {name: jnp.asarray(points[name]) for name in problem.conditions}
+        points = problems.check_points(problem, points)
     problem, points, batch_size = _only_trained(problem, points, batch_size)
     if test_points is not None:
         problem = problem._replace(test=test_points)

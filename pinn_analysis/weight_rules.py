@@ -70,8 +70,8 @@ def measure(
 def trained(problem: Problem, given: Mapping) -> tuple[Problem, dict]:
     """The problem without the terms that are not trained (`Condition.trained`), and what is ``given`` for the rest."""
     left_out = {name for name, condition in problem.conditions.items() if not condition.trained}
-    conditions = {name: condition for name, condition in problem.conditions.items() if name not in left_out}
-    return problem._replace(conditions=conditions), {name: x for name, x in given.items() if name not in left_out}
+    kept = problem.only(*(name for name in problem.conditions if name not in left_out))
+    return kept, {name: x for name, x in given.items() if name not in left_out}
 
 
 # Formulas of the kernel.

@@ -209,7 +209,7 @@ def _linearity(operator: Operator, points: Array, shape: Shape) -> tuple[bool, b
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _test_linearity(operator: Operator, points: Array, shape: Shape) -> tuple[Array, Array]:
-    u, v = _waves(shape)
+    u, v = waves(shape)
 
     def test(x: Array) -> tuple[Array, Array]:
         # One trace of the operator for all four fields.
@@ -223,7 +223,7 @@ def _test_linearity(operator: Operator, points: Array, shape: Shape) -> tuple[Ar
     return affine.all(), linear.all()
 
 
-def _waves(shape: Shape) -> tuple[Field, Field]:
+def waves(shape: Shape) -> tuple[Field, Field]:
     """Two fields that few operators map to zero."""
     phase = jnp.arange(float(math.prod(shape))).reshape(shape)
     # From `y`: points of measured data have more columns than a point of the field.
@@ -273,7 +273,7 @@ def _components(problem: Problem, points: Mapping[str, Array], m: int) -> int:
     last = -1
     for name, condition in problem.conditions.items():
         x = points[name][0]
-        u, _ = _waves((m,))
+        u, _ = waves((m,))
         of_weights = lambda w, c=condition, u=u, x=x: c.operator(lambda y: w * u(y))(x)
         slopes = jax.jacfwd(of_weights)(jnp.ones(m)).reshape(-1, m)
         last = max(last, *np.flatnonzero(np.abs(slopes).max(0)), -1)

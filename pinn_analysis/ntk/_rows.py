@@ -73,7 +73,7 @@ def _value(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
     return outputs(operator, apply, params)(x)
 
 
-def _row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], PyTree]:
+def row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[[Array], PyTree]:
     """``x -> ∂L u(x)/∂θ``, leaves ``(q, ...)``.
 
     One pullback for each of few components: `jax.jacrev` would map over them, which keeps XLA
@@ -96,7 +96,7 @@ def jacobian_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
 
     def rows(kernel: JacobianRows) -> list[Array]:
         each = [
-            jax.tree.leaves(jax.vmap(_row_gradients(operator, kernel.apply, kernel.params))(x))
+            jax.tree.leaves(jax.vmap(row_gradients(operator, kernel.apply, kernel.params))(x))
             for operator, x in zip(kernel.operators, kernel.points, strict=True)
         ]
         return [
@@ -116,7 +116,7 @@ def jacobian_diagonal(kernel: JacobianRows) -> Array:
     (operator,), (points,) = kernel.operators, kernel.points
 
     def squared_norms(x: Array) -> Array:
-        jacobian = _row_gradients(operator, kernel.apply, kernel.params)(x)
+        jacobian = row_gradients(operator, kernel.apply, kernel.params)(x)
         return sum(jnp.sum(leaf.reshape(len(leaf), -1) ** 2, 1) for leaf in jax.tree.leaves(jacobian))
 
     components = kernel.sizes[0] // len(points)

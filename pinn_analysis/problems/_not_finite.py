@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
@@ -12,33 +13,48 @@ from pinn_analysis.problems._condition import Condition
 from pinn_analysis.problems._core import Apply, Points, Problem, check_points
 
 
+def where_not_finite(values: Array) -> np.ndarray:
+    """Points at which any component of ``values``, ``(n, ...)``, is NaN or infinite."""
+    return np.flatnonzero(~np.isfinite(np.asarray(values)).reshape(len(values), -1).all(1))
+
+
+def ingredients(condition: Condition, apply: Apply, params: PyTree) -> dict[str, Field]:
+    """What the residual of a term is made of, as functions of a row of its points."""
+    field = functools.partial(apply, params)
+    return {
+        "network": lambda x: field(x[: x.size - condition.values]),  # Without measured values.
+        "target": condition.target,
+        "operator": condition.operator(field),
+    }
+
+
 def explain_not_finite(problem: Problem, apply: Apply, params: PyTree, points: Points) -> str:
     """A sentence for an error message: the first term and point at which something is not finite, and what.
 
     Looked at in turn, for each term: the network, the target, the operator at the network, and the
     gradient of the operator's value by the parameters, which is a row of the kernel.  Where all are
     finite, what overflowed is made of them, and the sentence has the largest of each.  Costs one
-    gradient a point: for after something went wrong.  All arguments are known arrays.
+    gradient per point: for after something went wrong.  All arguments are known arrays.
     """
+    names = {
+        "network": "the value of the network",
+        "target": "the target",
+        "operator": "the operator at this network",
+    }
     field, points = functools.partial(apply, params), check_points(problem, points)
     largest = {"residual": 0.0, "gradient": 0.0}
     for name, condition in problem.conditions.items():
         x = points[name]
         inputs = x[:, : x.shape[1] - condition.values]
         gradients = jax.lax.map(lambda x, c=condition: _largest_slope(c, apply, params, x), x)
-        value = jax.vmap(condition.operator(field))(x)
-        for what, values in {
-            "the value of the network": jax.vmap(field)(inputs),
-            "the target": jax.vmap(condition.target)(x),
-            "the operator at this network": value,
-            "the gradient of the operator's value by the parameters": gradients,
-        }.items():
-            bad = ~jnp.isfinite(values).reshape(len(x), -1).all(1)
-            if bad.any():
-                i = int(jnp.argmax(bad))
+        parts = {names[what]: jax.vmap(f)(x) for what, f in ingredients(condition, apply, params).items()}
+        for what, values in (parts | {"the gradient of the operator's value by the parameters": gradients}).items():
+            bad = where_not_finite(values)
+            if bad.size:
+                i = bad[0]
                 return (
                     f"In {name!r}, at point {i} (x = {inputs[i].tolist()}), {what} is not finite: "
-                    f"{values[i].tolist()}; so at {int(bad.sum())} of {len(x)} points."
+                    f"{values[i].tolist()}; so at {bad.size} of {len(x)} points."
                 )
         residuals = jax.vmap(condition.residual(field))(x)
         largest = {

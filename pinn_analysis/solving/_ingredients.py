@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from pinn_analysis.ntk._limit import waves
 from pinn_analysis.operators import Field, Operator, linearize, partial
 from pinn_analysis.problems import Condition
 
@@ -104,10 +105,7 @@ def _value(operator: Operator, each: tuple[Derivative, ...], shape: tuple, v: Ar
 
 def _check(condition: Condition, varying: tuple[Derivative, ...], shape: tuple, x: Array) -> None:
     """Of a wave, the parts must be the whole."""
-    phase = jnp.arange(float(math.prod(shape))).reshape(shape)
-
-    def wave(y: Array) -> Array:
-        return 0.6 * jnp.sin(jnp.arange(1.0, y.size + 1) @ y + phase + 0.4)
+    wave = lambda y: 0.6 * waves(shape)[0](y)
 
     def gap(x: Array) -> Array:
         v = jnp.stack([each(wave)(x) for each in varying]) if varying else jnp.zeros(0)

@@ -44,7 +44,7 @@ def least_squares(
     times the largest count as zero.
 
     - A **linearised** network (`networks.linearized`): the full step of Newton's method in function space, halved until
-      the residual falls.  A linear equation takes one step, and a second one that takes off rounding.
+      the residual falls.  A linear equation takes one step, and a second one where that takes off rounding.
     - **Any other** network: Levenberg-Marquardt with Marquardt's scaling, the damping divided by 3 after a good step
       and doubled after a bad one, and geodesic acceleration (Transtrum, Sethna, 1201.5885), without which it crawls
       along the narrow valleys that networks have.
@@ -187,5 +187,5 @@ def _row_weights(problem, weights, apply, params, points) -> np.ndarray:
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     problems.check_names(problem, weights, "weights")
     problems.check_weights(weights)
-    counts = ntk.row_counts(problem, apply, params, points)
-    return np.concatenate([np.full(counts[name], np.sqrt(weights[name])) for name in problem.conditions])
+    roots = {name: np.sqrt(weight) for name, weight in weights.items()}
+    return np.asarray(ntk.operator(problem, apply, params, points).repeat(roots))

@@ -37,7 +37,7 @@ def solve(
     until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
     helps, until the estimate no longer halves.
 
-    Points cover what the samplers fill (farthest-point sampling), edges twice as densely as the inside.
+    Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
     Args:
         problem: linear or not, in a box or what its samplers fill.

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from pinn_analysis import ntk
 from pinn_analysis._functions import as_pytree
+from pinn_analysis.ntk import _rows
 from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems import Apply, Problem
 
@@ -114,8 +115,7 @@ def _mapped(fn: Callable, x: Array, *data: PyTree) -> np.ndarray:
 
 @jax.jit
 def _operator(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
-    left = operator(lambda y: apply(params, y))
-    return jax.vmap(lambda x: jnp.ravel(left(x)))(x)
+    return jax.vmap(_rows.outputs(operator, apply, params))(x)
 
 
 @jax.jit
@@ -125,25 +125,21 @@ def _target(target: Field, x: Array) -> Array:
 
 @jax.jit
 def _gradient(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
-    def of_point(x: Array) -> Array:
-        # One pullback for each of the few components, as in `ntk`.
-        value, pullback = jax.vjp(lambda p: jnp.ravel(operator(lambda y: apply(p, y))(x)), params)
-        return jnp.stack([ravel_pytree(pullback(e)[0])[0] for e in jnp.eye(value.size, dtype=value.dtype)])
-
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(of_point)(x)
+        leaves = jax.tree.leaves(jax.vmap(_rows.row_gradients(operator, apply, params))(x))
+    return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], -1)
 
 
 @jax.jit
 def _change(apply: Apply, params: PyTree, tangent: PyTree, x: Array) -> Array:
-    at = lambda x: jax.jvp(lambda params: jnp.ravel(apply(params, x)), (params,), (tangent,))[1]
+    at = lambda x: jax.jvp(lambda params: _rows.outputs(identity, apply, params)(x), (params,), (tangent,))[1]
     return jax.vmap(at)(x)
 
 
 @jax.jit
 def _second(operator: Operator, apply: Apply, params: PyTree, tangent: PyTree, x: Array) -> Array:
     def at(x: Array) -> Array:
-        value = lambda params: jnp.ravel(operator(lambda y: apply(params, y))(x))
+        value = lambda params: _rows.outputs(operator, apply, params)(x)
         slope = lambda params: jax.jvp(value, (params,), (tangent,))[1]
         return jax.jvp(slope, (params,), (tangent,))[1]
 
