@@ -42,6 +42,7 @@ SMALLEST = {
         {"FREQUENCY_STEPS": {"scaled": 2}, "RATE_STEPS": 2, "FRACTIONS": (0.4, 2.0), "STARTS": (1, 2), "HORIZON": 2},
     ),
     "prediction_problems": ({"cases": ("wave-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
+    "solved": ({"cases": ("poisson_4",), "seeds": 1}, {}),
     "wave_calibrated": ({"width": 3, "steps": 1}, {"DEPTH": 1, "SPECTRA_POINTS": 4}),
     "wave_plain": ({"width": 3, "steps": 2, "seeds": 1}, {"DEPTH": 1}),
     "weight_formulas": (
