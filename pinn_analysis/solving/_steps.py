@@ -80,4 +80,5 @@ def factored(a: np.ndarray, b: np.ndarray, cut: float):
         along = u.T @ (b if q is None else q.T @ b)
         return (s[:rank] / (s[:rank] ** 2 + damping * s[0] ** 2) * along[:rank]) @ vt[:rank]
 
-    return solution, _linear.LeastSquares(solution(b, 0.0), rank, s)
+    condition = float(s[0] / s[rank - 1]) if rank else 1.0
+    return solution, _linear.LeastSquares(solution(b, 0.0), rank, condition)
