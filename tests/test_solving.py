@@ -192,7 +192,7 @@ def test_the_optimizer_takes_no_step_to_what_is_not_a_number_and_damps_until_it_
     assert change == 0 and state.damping == pytest.approx(1e-6 * 2**12)  # Tried twelve times.
     change, state = step(u, state)
     assert -3 < change[0] < 0
-    np.testing.assert_allclose(change, -whole / (1 + 3 * state.damping), rtol=1e-9)  # What was taken was three times it.
+    np.testing.assert_allclose(change, -whole / (1 + 3 * state.damping), rtol=1e-9)  # It took three times that.
     for _ in range(30):
         u = u + change
         change, state = step(u, state)

@@ -17,9 +17,11 @@ TRIALS = 12  # Dampings tried in one step; then no step is taken.
 
 
 class GaussNewtonState(NamedTuple):
-    """Attributes:
-    damping: relative to the squared Frobenius norm of the scaled Jacobian.
-    norms: the largest norm that the column of each parameter has had, ``(p,)``.
+    """What `gauss_newton` keeps.
+
+    Attributes:
+        damping: relative to the squared Frobenius norm of the scaled Jacobian.
+        norms: the largest norm that the column of each parameter has had, ``(p,)``.
     """
 
     damping: Array
@@ -31,8 +33,8 @@ def gauss_newton(damping: float = FIRST_DAMPING) -> optax.GradientTransformation
 
     A step minimises ``‖r + J v‖² + λ ‖J D⁻¹‖² ‖D v‖²`` over ``v``, with ``D`` the largest norms that the columns of
     ``J`` have had (More, 1978), by QR of the Jacobian and never of its square: ``O(n p min(n, p))``, and the memory of
-    ``J``.  A trial that does not lower the loss of its own batch, or is not finite, is not taken: λ is doubled and it is
-    tried again, up to 12 times, after which the step is zero.  One that is taken divides λ by 3.
+    ``J``.  A trial that does not lower the loss of its own batch, or is not finite, is not taken: λ is doubled and
+    it is tried again, up to 12 times, after which the step is zero.  One that is taken divides λ by 3.
 
     Where all points can be used at once, `least_squares` has a better step.
 
