@@ -43,6 +43,7 @@ from pinn_analysis.problems._core import (
     Points as Points,
     Problem as Problem,
     check as check,
+    check_field as check_field,
     check_names as check_names,
     check_points as check_points,
     check_weights as check_weights,

@@ -34,6 +34,12 @@ def rounding(dtype: np.dtype) -> float:
     return 5 * float(np.finfo(dtype).eps)
 
 
+def check_cut(cut: float | None) -> None:
+    """Raise `ValueError` unless ``cut`` is a part of the largest value."""
+    if cut is not None and not 0 <= cut < 1:
+        raise ValueError(f"`cut` is a part of the largest singular value or eigenvalue, from 0 to below 1; got {cut}.")
+
+
 def least_squares(a: np.ndarray, b: np.ndarray, cut: float, seed: int = 0, sketch: int | None = None) -> LeastSquares:
     """``min ‖a x - b‖`` by singular values above ``cut`` times the largest, never by normal equations.
 
@@ -70,4 +76,4 @@ def _svd(a: np.ndarray, b: np.ndarray, cut: float) -> tuple[np.ndarray, int, np.
 
 def rms(x: np.ndarray) -> float:
     """Root mean square."""
-    return float(np.sqrt(np.mean(np.square(x))))
+    return float(np.sqrt(np.mean(np.abs(x) ** 2)))
