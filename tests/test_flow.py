@@ -155,15 +155,17 @@ def taylor_green(reynolds):
     return streamfunction, uvp
 
 
+def unsteady(w, re):
+    """As the message has it."""
+    return lambda x: partial(2)(velocity(w))(x) + momentum(re)(lambda y: w(jnp.append(y, x[2])))(x[:2])
+
+
 def test_unsteady_flow_is_refused_with_the_operator_that_the_docstring_writes_out():
     points = jax.random.uniform(jax.random.key(0), (20, 3), maxval=2.0)
     for field in taylor_green(10):
         with pytest.raises(ValueError, match=r"steady flow in two dimensions.*got 3 variables.*partial\(2\)"):
             momentum(10)(field)(points[0])
-        # As the message has it.
-        w, re = field, 10
-        unsteady = lambda x, w=w: partial(2)(velocity(w))(x) + momentum(re)(lambda y: w(jnp.append(y, x[2])))(x[:2])
-        assert jnp.abs(jax.vmap(unsteady)(points)).max() < 1e-12
+        assert jnp.abs(jax.vmap(unsteady(field, 10))(points)).max() < 1e-12
     psi, uvp = taylor_green(10)
     np.testing.assert_allclose(jax.vmap(velocity(psi))(points), jax.vmap(uvp)(points)[:, :2], atol=1e-14)
     assert jnp.abs(jax.vmap(divergence(uvp))(points)).max() < 1e-14

@@ -162,6 +162,9 @@ def test_the_operator_multiplies_and_has_the_diagonal_and_the_blocks_of_the_kern
         assert error(kernel[a, b], exact[where[a], where[b]]) <= ROUNDING
     with pytest.raises(ValueError, match="A block is named by a pair"):
         kernel["initial", "u"]
+    for bad in (v[:-1], jnp.stack([v, v], 1), 1j * v):
+        with pytest.raises(ValueError, match=r"real vector over the rows, of shape \(14,\)"):
+            kernel.mv(bad)
 
 
 def test_rectangles_against_other_points_other_terms_and_other_parameters_form_no_square(case, monkeypatch):

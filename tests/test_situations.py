@@ -12,6 +12,7 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -292,7 +293,7 @@ def test_a_term_that_is_not_trained_is_not_solved_for():
 
 @every_door
 def test_a_problem_without_a_term_is_refused(door):
-    with pytest.raises(ValueError, match="has no conditions|No term of 'empty' is trained"):
+    with pytest.raises(ValueError, match="has no conditions, or none|No term of 'empty' is trained"):
         door(Problem("empty", {}, UNIT), NETWORK.apply, PARAMS, {})
 
 
@@ -328,6 +329,42 @@ def test_what_is_not_finite_is_found_with_its_term_and_its_point(operator, targe
     problem = problem_of(operator, target, SQUARE)
     found = explain_not_finite(problem, apply, {"c": jnp.array(c)}, {"term": CENTRE})
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    "door",
+    [gradients.by_term, curvature.hessian, lambda *a: ntk.operator(*a).mv(jnp.ones(4)), ntk.traces, ntk.empirical],
+)
+def test_derivatives_that_are_not_finite_name_the_point(door):
+    root = problem_of(lambda u: lambda x: jnp.sqrt(u(x) - 1), zero, SQUARE)
+    with pytest.raises(ValueError, match=r"\[0.0, 0.25\]"):
+        door(root, field_of, {"c": jnp.array(1.0)}, {"term": CENTRE})
+
+
+# 10
+
+
+def test_gradients_and_hessians_of_half_precision_are_those_of_float32():
+    low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    high = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
+    points = {name: x.astype(jnp.bfloat16) for name, x in POINTS.items()}
+    single = {name: x.astype(jnp.float32) for name, x in points.items()}
+    for door in (
+        gradients.by_term,
+        curvature.hessian,
+        lambda *a: curvature.max_learning_rate(*a, key=jax.random.key(0)),
+    ):
+        one, other = (door(POISSON, NETWORK.apply, *of) for of in ((low, points), (high, single)))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            assert jnp.result_type(a) != jnp.bfloat16
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [-1.0, jnp.nan, jnp.array([1.0, -1.0, 1.0])])
+def test_a_stepper_refuses_weights_that_are_negative_or_not_finite(weight):
+    weights = {"boundary": 1.0, "residual": weight}
+    with pytest.raises(ValueError, match="Weights must be finite and not negative.* for 'residual'"):
+        training.stepper(POISSON, NETWORK.apply, POINTS, optax.sgd(0.1), weights)
 
 
 # 16
@@ -473,6 +510,8 @@ def test_what_was_measured_may_be_a_derivative_or_several_components():
         (jnp.ones(3), jnp.ones(3), None, r"`x` must have shape \(n, d\)"),
         (jnp.ones((3, 1)), jnp.ones(2), None, r"got \(3, 1\) and \(2,\)"),
         (jnp.ones((3, 1)), jnp.full(3, jnp.nan), None, "NaN"),
+        (jnp.ones((3, 1)), jnp.ones(3) * 1j, None, "complex"),
+        (jnp.ones((3, 1)), ["much"] * 3, None, "Readings must be numbers"),
         (jnp.ones((3, 1)), jnp.ones(3), 0.0, "positive"),
         (jnp.ones((3, 1)), jnp.ones((3, 2)), jnp.ones((3, 2)), r"of shape \(3,\)"),
     ],

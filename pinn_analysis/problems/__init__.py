@@ -42,6 +42,7 @@ from pinn_analysis.problems._core import (
     Apply as Apply,
     Points as Points,
     Problem as Problem,
+    at_least_single as at_least_single,
     check as check,
     check_field as check_field,
     check_names as check_names,
@@ -60,7 +61,10 @@ from pinn_analysis.problems._flow import (
     momentum as momentum,
     velocity as velocity,
 )
-from pinn_analysis.problems._not_finite import explain_not_finite as explain_not_finite
+from pinn_analysis.problems._not_finite import (
+    explain_not_finite as explain_not_finite,
+    require_finite as require_finite,
+)
 from pinn_analysis.problems._sampling import (
     box as box,
     faces as faces,

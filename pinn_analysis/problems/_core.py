@@ -136,15 +136,15 @@ def check_names(problem: Problem, given: Mapping, what: str) -> None:
         )
 
 
-def check_weights(weights: Mapping[str, ArrayLike]) -> None:
+def check_weights(weights: Mapping[str, ArrayLike], *, per_row: bool = False) -> None:
     """Raise `ValueError` for a weight that is no number, or, if known yet, negative or not finite."""
     for name, weight in weights.items():
-        if np.ndim(weight):
+        if np.ndim(weight) and not per_row:
             raise ValueError(
                 f"Weights must be one number per term, got shape {np.shape(weight)} for {name!r}; `Condition.scaled` "
                 "with a function of the point gives each point its own."
             )
-        if not isinstance(weight, jax.core.Tracer) and not (np.isfinite(weight) and weight >= 0):
+        if not isinstance(weight, jax.core.Tracer) and not np.all(np.isfinite(weight) & (np.asarray(weight) >= 0)):
             raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
 
 
@@ -156,7 +156,7 @@ def check_points(problem: Problem, points: Points) -> dict[str, Array]:
             operator or a target that is not a function.
     """
     if not problem.conditions:
-        raise ValueError(f"{problem.name!r} has no conditions; give it at least one `Condition`.")
+        raise ValueError(f"{problem.name!r} has no conditions, or none that is trained; give it one.")
     check_names(problem, points, "points")
     for name, condition in problem.conditions.items():
         check_functions(name, condition)
@@ -196,6 +196,11 @@ def as_floats(x: ArrayLike | Sequence) -> Array:
     if jnp.iscomplexobj(x):
         raise TypeError("complex numbers; give real and imaginary part as two columns.")
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def at_least_single(arrays: PyTree) -> PyTree:
+    """Arrays of half precision as float32, in which what is made of them can be summed; others as they are."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), arrays)
 
 
 def check_params(params: PyTree) -> None:

@@ -82,7 +82,12 @@ def test_points(problem: Problem) -> Float[Array, "n d"]:
     if problem.test is None and d <= 2:
         return grid(problem, {1: 1000, 2: 100}[d])
     test = box(low, high) if problem.test is None else problem.test
-    points = jnp.asarray(test(jax.random.key(0), 10_000) if callable(test) else test, float)
+    try:
+        points = as_floats(test(jax.random.key(0), 10_000) if callable(test) else test).astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`test` of {problem.name!r} must be numbers, in an array of shape (n, {d}): {error}"
+        ) from error
     if points.ndim != 2 or points.shape[1] != d or not len(points):
         raise ValueError(f"`test` of {problem.name!r} must give points of shape (n, {d}), got {points.shape}.")
     if not is_finite(points):

@@ -82,7 +82,7 @@ def least_squares(
             held_out_key, {name: max(min(len(x), FEW), len(x) // 2) for name, x in points.items()}
         )
     held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), params)
+    params = problems.at_least_single(params)
     limit = _system.half_of_memory() if memory is None else memory
     _system.require_memory(problem, network.apply, params, points, limit)
     dtype = ravel_pytree(params)[0].dtype
