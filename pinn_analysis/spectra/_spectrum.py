@@ -120,11 +120,10 @@ class Spectrum:
         Raises:
             ValueError: residuals that do not fit the kernel, are complex, or not finite.
         """
-        vector = self.kernel.join(r)
-        for name, part in self.kernel.split(vector).items():
-            if jnp.iscomplexobj(part) or fails(jnp.isfinite(part).all()):
+        for name, part in r.items():
+            if jnp.iscomplexobj(part) or fails(jnp.isfinite(jnp.asarray(part)).all()):
                 raise ValueError(f"Residuals must be real and finite numbers; those of {name!r} are not.")
-        return jnp.matmul(vector * self.scale, self.modes, precision="highest")
+        return jnp.matmul(self.kernel.join(r) * self.scale, self.modes, precision="highest")
 
     def evolve(
         self, r0: Mapping[str, ArrayLike], decay: Array, integral: Array, names: Sequence[str] | None = None
