@@ -84,7 +84,7 @@ def least_squares(
     held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
     params = problems.at_least_single(params)
     limit = _system.half_of_memory() if memory is None else memory
-    _system.require_memory(problem, network.apply, params, points, limit)
+    _system.require_memory(problem, network.apply, params, points, float(limit))
     dtype = ravel_pytree(params)[0].dtype
     points, held_out = (jax.tree.map(lambda x: x.astype(dtype), x) for x in (points, held_out))
     cut = _linear.rounding(dtype) if cut is None else cut
