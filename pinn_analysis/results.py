@@ -2,11 +2,16 @@
 
 A run is a *record* of the table: a name, its settings, arrays.  `fill` makes and stores the
 records that a table lacks, so a script that was cut off goes on where it was; `records` reads
-them, `stack` lays an array of all of them along the settings by which they differ::
+them, `stack` lays an array of all of them along the settings by which they differ:
 
-    results.fill("poisson", {"64 0": {"width": 64, "seed": 0}, ...}, make)  # make(config) -> arrays
-    table = results.records("poisson")
-    errors = results.stack(table, "error", width=(64, 256), seed=range(3))  # (2, 3)
+    >>> import tempfile
+    >>> from pinn_analysis import results
+    >>> folder = tempfile.mkdtemp()
+    >>> make = lambda config: {"error": config["width"] ** -0.5 + 0.001 * config["seed"]}
+    >>> configs = {f"{w} {s}": {"width": w, "seed": s} for w in (64, 256) for s in range(3)}
+    >>> made = results.fill("decay", configs, make, folder=folder)
+    >>> results.stack(results.records("decay", folder=folder), "error", width=(64, 256), seed=range(3)).shape
+    (2, 3)
 """
 
 import contextlib
@@ -47,7 +52,7 @@ def fill(
     configs: Mapping[str, dict],
     make: Callable[[dict], Mapping[str, ArrayLike]],
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> list[str]:
     """Make the records that the table ``name.npz`` lacks, and store each as soon as it is there.
 
@@ -82,7 +87,7 @@ def fill(
     return made
 
 
-def missing(name: str, configs: Mapping[str, dict], *, folder: Path | None = None) -> list[str]:
+def missing(name: str, configs: Mapping[str, dict], *, folder: str | Path | None = None) -> list[str]:
     """Records of a table that have yet to be made: absent, or stored with fewer ``steps``.
 
     Args:
@@ -115,7 +120,7 @@ def missing(name: str, configs: Mapping[str, dict], *, folder: Path | None = Non
     return [record for record, config in configs.items() if not _has(table, record, config)]
 
 
-def records(name: str, *, folder: Path | None = None) -> dict[str, Record]:
+def records(name: str, *, folder: str | Path | None = None) -> dict[str, Record]:
     """The records of a table by their names, as arrays and provenance.
 
     Raises:
@@ -196,14 +201,14 @@ def stack(table: Mapping[str, Record], array: str, **settings) -> np.ndarray:
     return stacked
 
 
-def _folder(folder: Path | None) -> Path:
+def _folder(folder: str | Path | None) -> Path:
     """Where tables are."""
     if folder is None and not FOLDER.is_dir():
         raise ValueError(
             f"There is no folder {FOLDER}: results are kept in a checkout of the repository, and pinn_analysis is "
             "installed outside one.  Install it with `pip install --editable .`, or give `folder=`."
         )
-    return FOLDER if folder is None else folder
+    return FOLDER if folder is None else Path(folder)
 
 
 def _plain(config: dict) -> dict:

@@ -1,26 +1,35 @@
 """Loss weights as pairs of pure functions, in the manner of optax: a formula of `weight_rules`, and its pace.
 
-A rule is used in any training loop in three lines::
+A rule is used in any training loop in three lines:
 
-    state = weighting.init(problem)
-    weights, state = weighting.update(state, problem, apply, params, points)
-    loss = sum(weights[name] * value for name, value in losses.items())
+    >>> import functools, jax, jax.numpy as jnp
+    >>> from pinn_analysis import networks, problems, weighting
+    >>> problem, network = problems.convection(30), networks.mlp((2, 16, 1))
+    >>> params = network.init(jax.random.key(0))
+    >>> points = problem.sample(jax.random.key(1), 64)
+    >>> losses = problem.losses(functools.partial(network.apply, params), points)
+
+    >>> rule = weighting.ntk_trace()
+    >>> state = rule.init(problem)
+    >>> weights, state = rule.update(state, problem, network.apply, params, points)
+    >>> loss = sum(weights[name] * value for name, value in losses.items())
 
 A rule of one's own is a formula, ``State -> weights``, with a pace (`moving`), or any other pair
 (`Weighting`).  A weight may be one number per row instead of one per term, and the term then has the
 loss ``mean(λ r²)``: slices of time, or points that weigh themselves, at the cost of one term.
-Causal training (2203.07404) trusts a time when all times before it are learned; with ``SLICES`` of the
-time ``x[:, 0]`` in [0, 1]::
+Causal training (2203.07404) trusts a time when all times before it are learned, here in ten slices:
 
-    def update(state, problem, apply, params, points):
-        rows = problem.residuals(functools.partial(apply, params), points)["residual"]
-        slices = jnp.minimum(SLICES * points["residual"][:, 0], SLICES - 1).astype(int)
-        count = jnp.bincount(slices, length=SLICES)
-        losses = jnp.bincount(slices, rows**2, length=SLICES) / jnp.maximum(count, 1)
-        before = jnp.cumsum(losses) - losses
-        return {"initial": jnp.ones(()), "residual": jnp.exp(-before)[slices]}, state
-
-    causal = weighting.Weighting(init=lambda problem: (), update=update)
+    >>> def update(state, problem, apply, params, points):
+    ...     rows = problem.residuals(functools.partial(apply, params), points)["residual"]
+    ...     slices = jnp.minimum(10 * points["residual"][:, 0], 9).astype(int)  # Time is in [0, 1].
+    ...     count = jnp.bincount(slices, length=10)
+    ...     losses = jnp.bincount(slices, rows**2, length=10) / jnp.maximum(count, 1)
+    ...     before = jnp.cumsum(losses) - losses
+    ...     return dict.fromkeys(problem.conditions, 1.0) | {"residual": jnp.exp(-before)[slices]}, state
+    >>> causal = weighting.Weighting(init=lambda problem: (), update=update)
+    >>> weights, _ = causal.update((), problem, network.apply, params, points)
+    >>> weights["residual"].shape
+    (64,)
 """
 
 import dataclasses

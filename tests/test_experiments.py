@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from pinn_analysis import networks, results
+from pinn_analysis import networks, results, solving
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 SCRIPTS = sorted(path.stem for path in (BOOK / "experiments").glob("*.py") if path.stem != "runs")
@@ -43,6 +44,17 @@ SMALLEST = {
     ),
     "prediction_problems": ({"cases": ("wave-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
     "solved": ({"cases": ("poisson_4",), "seeds": 1}, {}),
+    "solver_control": (
+        {"cases": ("poisson_4",), "seeds": 1},
+        {
+            "SOLVERS": {
+                "least squares": None,
+                "Gauss-Newton": (solving.gauss_newton, 2, 2),
+                "Adam": (lambda: optax.adam(1e-3), 2, 2),
+            },
+            "TANH": {"poisson_4": (3,)},
+        },
+    ),
     "wave_calibrated": ({"width": 3, "steps": 1}, {"DEPTH": 1, "SPECTRA_POINTS": 4}),
     "wave_plain": ({"width": 3, "steps": 2, "seeds": 1}, {"DEPTH": 1}),
     "weight_formulas": (

@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pinn_analysis import Condition, Network, Problem, identity, mlp, partial, solving, standardized
 from pinn_analysis.networks import linearized
 from pinn_analysis.problems import box, faces, helmholtz_2d, poisson_1d, relative_l2_error, test_points
 from pinn_analysis.solving._linear import least_squares as minimum_norm
+from pinn_analysis.solving._optimizer import damped
 from pinn_analysis.solving._steps import factored
+from pinn_analysis.training import train
 
 INTERVAL = jnp.zeros(1), jnp.ones(1)
 INSIDE = box(*INTERVAL)
@@ -62,14 +65,21 @@ def test_the_tangent_of_a_network_is_its_taylor_polynomial(key):
     assert linearized(network, start, centered=True).apply(start, x) == 0
 
 
-def test_the_sketch_loses_no_digit_and_finds_the_rank():
+def test_no_digit_is_lost_over_fourteen_decades_and_the_rank_is_found():
     left, right = (np.linalg.qr(RNG.standard_normal((n, 300)))[0] for n in (1500, 1100))
     a = left * np.logspace(0, -14, 300) @ right.T
     x = right @ (np.logspace(0, -2, 300) * RNG.standard_normal(300))
     found = minimum_norm(a, a @ x, cut=1e-15)
-    assert found.basis.shape == (1100, 512)
     assert 290 <= found.rank <= 310
     assert np.linalg.norm(a @ found.x - a @ x) <= 1e-14 * np.linalg.norm(a @ x)
+
+
+@pytest.mark.parametrize("n, p, rank", [(60, 40, 20), (20, 40, 20), (40, 40, 40), (60, 40, 40), (30, 50, 7)])
+def test_the_shortest_solution_is_that_of_the_pseudoinverse(n, p, rank):
+    a, b = RNG.standard_normal((n, rank)) @ RNG.standard_normal((rank, p)), RNG.standard_normal(n)
+    found = minimum_norm(a.copy(), b, cut=1e-12)
+    assert found.rank == rank
+    np.testing.assert_allclose(found.x, np.linalg.pinv(a, rcond=1e-12) @ b, rtol=1e-9, atol=1e-12)
 
 
 def test_a_polynomial_network_gets_the_coefficients_that_numpy_finds():
@@ -151,10 +161,46 @@ def test_weights_are_those_of_squares():
 
 def test_damped_steps_are_those_of_the_augmented_system():
     a, b = RNG.standard_normal((30, 8)), RNG.standard_normal(30)
-    damped, _ = factored(a, b, 1e-15)
+    solved, _ = factored(a, b, 1e-15)
     augmented = np.concatenate([a, np.sqrt(0.3) * np.linalg.norm(a, 2) * np.eye(8)])
     expected = np.linalg.lstsq(augmented, np.concatenate([b, np.zeros(8)]), rcond=None)[0]
-    np.testing.assert_allclose(damped(b, 0.3), expected, rtol=1e-10)
+    np.testing.assert_allclose(solved(b, 0.3), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [30, 5])
+def test_damped_steps_by_qr_are_those_of_the_augmented_system(n):
+    a, b = RNG.standard_normal((n, 8)), RNG.standard_normal(n)
+    augmented = np.concatenate([a, np.sqrt(0.3) * np.eye(8)])
+    expected = np.linalg.lstsq(augmented, np.concatenate([b, np.zeros(8)]), rcond=None)[0]
+    np.testing.assert_allclose(damped(jnp.asarray(a), jnp.asarray(b), 0.3), expected, rtol=1e-10)
+
+
+def test_gauss_newton_trains_on_batches_where_adam_has_hardly_begun(key):
+    problem, network = poisson_1d(a=1), mlp((1, 15, 1), "tanh", weight_std=2.0, bias_std=1.0)
+    options = {"steps": 60, "batch_size": 40, "record_every": 60, "key": key}
+    last = lambda optimizer: train(problem, network, optimizer=optimizer, **options).history["error"][-1]
+    assert last(solving.gauss_newton()) < 1e-3 < 1e-1 < last(optax.adam(1e-2))
+
+
+def test_the_optimizer_takes_no_step_to_what_is_not_a_number_and_damps_until_it_finds_one():
+    """``log u = log 0.01`` from u = 3: the whole step goes to -14."""
+    optimizer, u = solving.gauss_newton(1e-6), jnp.array([3.0])
+    residuals = lambda u: jnp.log(u / 0.01)
+    step = jax.jit(lambda u, state: optimizer.update(u, state, u, residuals_fn=residuals))
+    state, whole = optimizer.init(u), 3 * np.log(300)
+    change, state = step(u, state)
+    assert change == 0 and state.damping == pytest.approx(1e-6 * 2**12)  # Tried twelve times.
+    change, state = step(u, state)
+    assert -3 < change[0] < 0
+    np.testing.assert_allclose(change, -whole / (1 + 3 * state.damping), rtol=1e-9)  # It took three times that.
+    for _ in range(30):
+        u = u + change
+        change, state = step(u, state)
+    np.testing.assert_allclose(u, 0.01, rtol=1e-9)
+    with pytest.raises(ValueError, match="residuals_fn"):
+        optimizer.update(u, state, u)
+    with pytest.raises(ValueError, match="positive"):
+        solving.gauss_newton(0.0)
 
 
 def test_the_network_itself_is_solved_by_damped_steps(key):

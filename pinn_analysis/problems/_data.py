@@ -21,11 +21,16 @@ def data(
 
     A target is a function of the place, measurements are not: a point of this term is a row
     ``(x_k, y_k)``, or ``(x_k, y_k, σ_k)`` with noise, so that each reading keeps its value wherever
-    the points go.  The operator gets ``x_k``; nothing is derived by the measured columns.  ::
+    the points go.  The operator gets ``x_k``; nothing is derived by the measured columns:
 
-        conditions = problem.conditions | {"sensors": data(x, y, noise=0.05)}
-        measured = problem._replace(conditions=conditions)
-        points = measured.sample(key, {"sensors": len(y), "residual": 1000})  # Every reading once.
+        >>> import jax, jax.numpy as jnp
+        >>> from pinn_analysis import problems
+        >>> x, problem = jnp.linspace(0, 1, 20)[:, None], problems.poisson_1d(4)
+        >>> sensors = problems.data(x, jnp.sin(4 * jnp.pi * x[:, 0]), noise=0.05)
+        >>> measured = problem._replace(conditions=problem.conditions | {"sensors": sensors})
+        >>> points = measured.sample(jax.random.key(0), {"boundary": 2, "residual": 100, "sensors": 20})
+        >>> points["sensors"].shape  # Place, reading and noise; every reading once.
+        (20, 3)
 
     ``sample`` deals the readings out: ``n`` of them are all different, more than there are repeat
     each equally often, but for one.

@@ -78,9 +78,7 @@ def least_squares(
     problem, points = trained(problem, points)
     points = problems.check(problem, network.apply, params, points)
     if held_out is None:
-        held_out = problem.sample(
-            held_out_key, {name: max(min(len(x), FEW), len(x) // 2) for name, x in points.items()}
-        )
+        held_out = problem.sample(held_out_key, {name: held_out_size(len(x)) for name, x in points.items()})
     held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
     params = problems.at_least_single(params)
     limit = _system.half_of_memory() if memory is None else memory
@@ -96,6 +94,11 @@ def least_squares(
         functools.partial(network.apply, fit.params), residuals, error, tuple(fit.history), fit.solve.rank,
         fit.solve.condition, fit.reason, fit.params,
     )  # fmt: skip
+
+
+def held_out_size(n: int) -> int:
+    """How many points judge ``n`` fitted ones."""
+    return max(min(n, FEW), n // 2)
 
 
 class _Fit(NamedTuple):
@@ -178,10 +181,8 @@ def _judge(
     gradients = _system.jacobian(problem, apply, fit.params, held_out)
     scale = _system.row_scales(gradients)
     gradients *= scale[:, None]
-    basis = fit.solve.basis
-    gradients = np.concatenate([part if basis is None else part @ basis for part in (fit.gradients, gradients)])
-    solve = _linear.least_squares(gradients, -np.concatenate([fit.residual, scale * residual]), cut)
-    step = (solve.x if basis is None else basis @ solve.x).astype(residual.dtype)
+    both, wanted = np.concatenate([fit.gradients, gradients]), -np.concatenate([fit.residual, scale * residual])
+    step = _linear.least_squares(both, wanted, cut).x
     where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
     u = _system.values(apply, fit.params, where)
     scaled = np.split(scale * residual, np.cumsum([len(r) for r in by_term.values()])[:-1])

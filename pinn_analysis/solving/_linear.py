@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-SMALLEST_SKETCH = 512  # Below this the matrix itself is as cheap as its sketch.
+POWERS = 10  # Of the power method, of which the first digit is enough.
 
 
 class LeastSquares(NamedTuple):
@@ -13,20 +13,13 @@ class LeastSquares(NamedTuple):
 
     Attributes:
         x: ``(p,)``.
-        rank: number of singular values above the cut.
-        values: singular values of ``a``, or of its sketch.
-        basis: columns that ``x`` is a combination of, ``(p, s)``; None for all.
+        rank: number of singular values, or pivots, above the cut.
+        condition: the largest singular value over the smallest value kept.
     """
 
     x: np.ndarray
     rank: int
-    values: np.ndarray
-    basis: np.ndarray | None
-
-    @property
-    def condition(self) -> float:
-        """Largest over smallest singular value kept."""
-        return float(self.values[0] / self.values[self.rank - 1]) if self.rank else 1.0
+    condition: float
 
 
 def rounding(dtype: np.dtype) -> float:
@@ -40,38 +33,49 @@ def check_cut(cut: float | None) -> None:
         raise ValueError(f"`cut` is a part of the largest singular value or eigenvalue, from 0 to below 1; got {cut}.")
 
 
-def least_squares(a: np.ndarray, b: np.ndarray, cut: float, seed: int = 0, sketch: int | None = None) -> LeastSquares:
-    """``min ‖a x - b‖`` by singular values above ``cut`` times the largest, never by normal equations.
+def least_squares(a: np.ndarray, b: np.ndarray, cut: float) -> LeastSquares:
+    """The shortest ``x`` of ``min ‖a x - b‖``, pivots below ``cut`` times ``‖a‖`` counted as zero.
 
-    The Jacobian of a network at a few thousand points has a numerical rank of some hundreds.  So ``x`` is sought
-    among ``s`` random combinations of its ``p`` columns (the range finder of Halko, Martinsson, Tropp, 0909.4061),
-    where ``s`` grows until it leaves the rank room: ``O(n p s)`` instead of ``O(n p²)``, and no digit lost, since a
-    Gaussian matrix a sixth wider than it is high has a condition number of 25.
+    By QR with pivots and a complete orthogonal factorisation (LAPACK's gelsy): no digit less than by the SVD, in a
+    third of its time.  Never by normal equations.
 
     Args:
         a: ``(n, p)``.
         b: ``(n,)``.
         cut: relative to the largest singular value.
-        seed: of the random combinations.
-        sketch: ``s`` to begin with.
     """
-    n, p = a.shape
-    s = sketch or max(SMALLEST_SKETCH, int(0.4 * min(n, p)))
-    while s < 0.75 * min(n, p):
-        basis = np.random.default_rng(seed).standard_normal((p, s), dtype=a.dtype)
-        y, rank, values = _svd(a @ basis, b, cut)
-        if rank < 0.85 * s:
-            return LeastSquares(basis @ y, rank, values, basis)
-        s = int(1.5 * s)
-    return LeastSquares(*_svd(a, b, cut), None)
-
-
-def _svd(a: np.ndarray, b: np.ndarray, cut: float) -> tuple[np.ndarray, int, np.ndarray]:
-    if a.shape[0] > 1.2 * a.shape[1]:  # gelsd does so too, but works in three times the memory.
+    p = a.shape[1]
+    if a.shape[0] > p:  # Pivots are slow: first without them.
         r = scipy.linalg.qr(np.column_stack([a, b]), mode="r", overwrite_a=True, check_finite=False)[0]
-        a, b = r[: a.shape[1], :-1], r[: a.shape[1], -1]
-    x, _, rank, values = scipy.linalg.lstsq(a, b, cond=cut, lapack_driver="gelsd", check_finite=False)
-    return x, int(rank), values
+        a, b = r[:p, :-1], r[:p, -1]
+    along, r, order = scipy.linalg.qr_multiply(a, b, pivoting=True)
+    pivots = np.abs(np.diagonal(r))
+    largest = _largest(r)
+    rank = int((pivots > cut * largest).sum())
+    x = np.zeros(p, a.dtype)
+    if not rank:
+        return LeastSquares(x, 0, 1.0)
+    x[order] = _shortest(r[:rank], along[:rank])
+    return LeastSquares(x, rank, largest / float(pivots[rank - 1]))
+
+
+def _largest(r: np.ndarray) -> float:
+    """Largest singular value, by the power method from the row of the largest pivot: no pivot is as large as it."""
+    v = r[0]
+    for _ in range(POWERS):
+        v = r.T @ (r @ (v / max(np.linalg.norm(v), np.finfo(r.dtype).tiny)))
+    return float(np.sqrt(np.linalg.norm(v)))
+
+
+def _shortest(r: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The shortest solution of ``r x = b``, ``r (k, p)`` of full rank and upper trapezoidal."""
+    k, p = r.shape
+    reduce, rotate, width = scipy.linalg.get_lapack_funcs(("tzrzf", "ormrz", "tzrzf_lwork"), (r,))
+    lwork = max(p, int(width(k, p)[0]))
+    r, tau, _ = reduce(r, lwork=lwork)
+    x = np.zeros((p, 1), r.dtype)
+    x[:k, 0] = scipy.linalg.solve_triangular(r[:, :k], b, check_finite=False)
+    return rotate(r, tau, x, trans="T", lwork=lwork)[0][:, 0]
 
 
 def rms(x: np.ndarray) -> float:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -21,10 +20,10 @@ class Cover:
         distances: of each point to those before it, in units of the box, ``(n_i,)``.
     """
 
-    points: dict[str, Array]
+    points: dict[str, np.ndarray]
     distances: dict[str, np.ndarray]
 
-    def take(self, n: int) -> dict[str, Array]:
+    def take(self, n: int) -> dict[str, np.ndarray]:
         """About ``n`` points in all: above a distance ``h`` inside, and ``h/2`` on what has fewer dimensions."""
         h = np.unique(np.concatenate([d[np.isfinite(d)] for d in self.distances.values()]))[::-1]
         low, high = 0, len(h) - 1
@@ -52,10 +51,10 @@ def cover(problem: Problem, key: Array, n: int) -> Cover:
     points, distances = {}, {}
     for name, drawn in problem.sample(key, CANDIDATES * n).items():
         if problem.conditions[name].values:
-            points[name], distances[name] = drawn[:READINGS], np.full(min(len(drawn), READINGS), np.inf)
+            points[name], distances[name] = np.asarray(drawn[:READINGS]), np.full(min(len(drawn), READINGS), np.inf)
             continue
         order, distances[name] = _farthest((np.asarray(drawn) - low) / (high - low), n)
-        points[name] = jnp.asarray(np.asarray(drawn)[order])
+        points[name] = np.asarray(drawn)[order]
     return Cover(points, distances)
 
 

@@ -12,12 +12,13 @@ from pinn_analysis import problems
 from pinn_analysis.networks import Network, linearized, mlp, standardized
 from pinn_analysis.problems import Problem
 from pinn_analysis.solving import _system
-from pinn_analysis.solving._least_squares import least_squares
+from pinn_analysis.solving._least_squares import held_out_size, least_squares
 from pinn_analysis.solving._points import Cover, cover
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.weight_rules import trained
 
 FIRST_PARAMETERS, MOST_PARAMETERS = 400, 4000
+MOST = int(1.1 * MOST_PARAMETERS)
 ROWS = 1.25  # For each parameter; the rank is a half to a fifth of those.
 LARGEST_SCALE = 256.0
 FULL = 0.9  # Of the smaller side of the Jacobian: a rank above it is no longer that of the equation.
@@ -97,11 +98,15 @@ class _Trials:
     def __init__(self, problem: Problem, key: Array, components: int, memory: float | int):
         d = len(problem.domain[0])
         self.problem, self.components, self.memory, self.done = problem, components, memory, {}
-        self.key, points_key = jax.random.split(key)
+        start_key, points_key, held_out_key = jax.random.split(key, 3)
         # Shapes of parameters alone tell the width, so that one network serves all.
         self.network = standardized(self.layers(1), *problem.domain)
-        self.cover: Cover = cover(problem, points_key, int(ROWS * MOST_PARAMETERS))
         self.per_unit = d + 1 + components
+        # All that is drawn is drawn once, and a trial takes the first of it: what compiles is what is computed.
+        most = int(ROWS * MOST_PARAMETERS)
+        self.start = jax.tree.map(np.asarray, self.layers(self.width(MOST)).init(start_key))
+        self.cover: Cover = cover(problem, points_key, most)
+        self.held_out = {name: np.asarray(x) for name, x in problem.sample(held_out_key, most // 2).items()}
 
     def layers(self, width: int) -> Network:
         sizes = (len(self.problem.domain[0]), width, self.components)
@@ -112,18 +117,21 @@ class _Trials:
 
     def fits(self, width: int) -> bool:
         p = width * self.per_unit
-        return p <= 1.1 * MOST_PARAMETERS and _system.COPIES * ROWS * p**2 * 8 <= self.memory
+        return p <= MOST and _system.COPIES * ROWS * p**2 * 8 <= self.memory
 
     def params(self, width: int, scales: tuple[float, ...]) -> PyTree:
-        first, last = self.layers(width).init(self.key)
-        return [first | {"weight": first["weight"] * jnp.asarray(scales)[:, None]}, last]
+        first, last = self.start
+        weight = first["weight"][:, :width] * np.asarray(scales)[:, None]
+        params = [{"weight": weight, "bias": first["bias"][:width]}, last | {"weight": last["weight"][:width]}]
+        return jax.tree.map(jnp.asarray, params)
 
     def at(self, width: int, scales: tuple[float, ...]) -> _Trial:
         scales = tuple(float(s) for s in scales)
         if (width, scales) not in self.done:
             network = linearized(self.network, self.params(width, scales), centered=True)
             points = self.cover.take(int(ROWS * width * self.per_unit))
-            solution = least_squares(self.problem, network, points, key=self.key, memory=self.memory)
+            held_out = {name: self.held_out[name][: held_out_size(len(x))] for name, x in points.items()}
+            solution = least_squares(self.problem, network, points, held_out=held_out, memory=self.memory)
             self.done[width, scales] = _Trial(width, scales, solution)
         return self.done[width, scales]
 

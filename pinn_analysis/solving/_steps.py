@@ -26,12 +26,11 @@ class Newton:
     """
 
     def __init__(self, start: np.ndarray):
-        self.start, self.sketch = start, None
+        self.start = start
 
     def __call__(self, theta, gradients, residual, at, bend, cut):
         way = theta - self.start
-        solve = _linear.least_squares(gradients, gradients @ way - residual, cut, sketch=self.sketch)
-        self.sketch = None if solve.basis is None else solve.basis.shape[1]
+        solve = _linear.least_squares(gradients, gradients @ way - residual, cut)
         for halvings in range(HALVINGS):
             trial = (theta + 0.5**halvings * (solve.x - way)).astype(theta.dtype)
             after = at(trial)
@@ -81,4 +80,5 @@ def factored(a: np.ndarray, b: np.ndarray, cut: float):
         along = u.T @ (b if q is None else q.T @ b)
         return (s[:rank] / (s[:rank] ** 2 + damping * s[0] ** 2) * along[:rank]) @ vt[:rank]
 
-    return solution, _linear.LeastSquares(solution(b, 0.0), rank, s, None)
+    condition = float(s[0] / s[rank - 1]) if rank else 1.0
+    return solution, _linear.LeastSquares(solution(b, 0.0), rank, condition)
