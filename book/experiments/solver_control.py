@@ -2,7 +2,7 @@
 
     python book/experiments/solver_control.py [--cases poisson_4 helmholtz_1_4] [--seeds 3]
 
-For no chapter yet.  The sines have the width and the scales that `solving.solve` chooses with the same seed; the other
+For chapter 21.  The sines have the width and the scales that `solving.solve` chooses with the same seed; the other
 network is the deep tanh of the papers.  The first is solved linearised at
 its start, on fixed points; the others train the network itself, on batches.
 """
