@@ -10,6 +10,7 @@ from jax import Array
 
 from pinn_analysis import problems
 from pinn_analysis.problems import Problem
+from pinn_analysis.problems._condition import value_of
 from pinn_analysis.problems._not_finite import where_not_finite
 
 
@@ -54,6 +55,7 @@ def error_measure(problem: Problem) -> Callable[[Callable], dict[str, Array]]:
     if problem.solution is None:
         return lambda field: {}
     test = problems.test_points(problem)
+    value_of("The exact solution", problem.solution, jax.ShapeDtypeStruct(test.shape[1:], test.dtype))
     values = jax.vmap(problem.solution)(test)
     bad = where_not_finite(values)
     if bad.size:

@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from pinn_analysis.problems import Apply, Problem, check_names, check_points
+from pinn_analysis.problems import Apply, Problem, check_names, check_points, check_weights
 from pinn_analysis.weight_rules import trained
 
 
@@ -34,6 +34,7 @@ def stepper(
     problem, points = trained(problem, points)
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     check_names(problem, weights, "weights")
+    check_weights(weights, per_row=True)
     points = check_points(problem, points)
     return lambda state: descend(problem, apply, optimizer, weights, points, *state)
 

@@ -190,7 +190,7 @@ def steps_to(
         raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
     descent = gradient_descent(kernel, learning_rate, weights)
     found, blocks = descent.spectrum, descent.spectrum.kernel
-    blocks.join(residuals)  # Checks them.
+    found.amplitudes(residuals)  # Checks them.
     first = _first_steps(descent, dict(residuals), tolerance)
     steps = {name: _number(first[name]) for name in blocks.names}
     never = [name for name, count in steps.items() if isinstance(count, float) and count == float("inf")]

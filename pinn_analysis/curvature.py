@@ -32,7 +32,16 @@ from jaxtyping import Float, PyTree
 
 from pinn_analysis import spectra
 from pinn_analysis._functions import as_pytree
-from pinn_analysis.problems import Apply, Condition, Problem, check, check_names, check_weights
+from pinn_analysis.problems import (
+    Apply,
+    Condition,
+    Problem,
+    at_least_single,
+    check,
+    check_names,
+    check_weights,
+    require_finite,
+)
 
 PARTS = ("hessian", "gauss_newton", "rest")
 
@@ -109,7 +118,7 @@ def matvecs(
 ) -> Matvecs:
     """Products with the Hessian of each loss term, and of the whole loss ``Σ_i λ_i L_i``.
 
-    One product costs a few gradients, and their memory.
+    One product costs a few gradients, and their memory.  Numbers of half precision are taken as float32.
 
     Args:
         problem: gives the residuals.
@@ -123,7 +132,7 @@ def matvecs(
     Raises:
         ValueError: as `ntk.empirical`; an unknown part; weights that do not fit, or are negative.
     """
-    points = check(problem, apply, params, points)
+    points, params = at_least_single((check(problem, apply, params, points), params))
     if part not in PARTS:
         raise ValueError(f"`part` must be one of {PARTS}, got {part!r}.")
     trained = {name: 1.0 for name, condition in problem.conditions.items() if condition.trained}
@@ -159,12 +168,14 @@ def hessian(
     Arguments are as of `matvecs`; ``batch_size`` columns at a time bound the memory beside the result.
 
     Raises:
-        ValueError: as `matvecs`; a ``batch_size`` below 1.
+        ValueError: as `matvecs`; a ``batch_size`` below 1; entries that are not finite, with term and point.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     products = matvecs(problem, apply, params, points, part=part).terms
-    return {name: _dense(product, batch_size) for name, product in products.items()}
+    found = {name: _dense(product, batch_size) for name, product in products.items()}
+    require_finite("Hessians are", found, problem, apply, params, points)
+    return found
 
 
 def eigenvalues(matrices: Mapping[str, Float[Array, "p p"]]) -> dict[str, Float[Array, " p"]]:
@@ -190,7 +201,7 @@ def max_learning_rate(
         ValueError: as `matvecs` and `spectra.extreme_eigenvalues`.
     """
     product = matvecs(problem, apply, params, points, weights=weights).whole
-    largest = float(spectra.extreme_eigenvalues(product, params, key=key, num_matvecs=num_matvecs).largest)
+    largest = float(spectra.extreme_eigenvalues(product, product.params, key=key, num_matvecs=num_matvecs).largest)
     return 2 / largest if largest > 0 else float("inf")
 
 

@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.problems import Apply, Problem, check
+from pinn_analysis.problems import Apply, Problem, at_least_single, check, require_finite
 
 
 class Statistics(NamedTuple):
@@ -59,12 +59,13 @@ class Histogram(NamedTuple):
 
 
 def by_term(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> dict[str, PyTree]:
-    """``∇_θ L_i`` of each term that is trained, shaped like ``params``.
+    """``∇_θ L_i`` of each term that is trained, shaped like ``params``; of half precision in float32.
 
     Raises:
-        ValueError: see `problems.check`.
+        ValueError: see `problems.check`; gradients that are, if known yet, not finite, with term and point.
     """
-    points = check(problem, apply, params, points)
+    points = at_least_single(check(problem, apply, params, points))
+    params = at_least_single(params)
     trained = {name: condition for name, condition in problem.conditions.items() if condition.trained}
     problem, points = problem._replace(conditions=trained), {name: points[name] for name in trained}
 
@@ -74,7 +75,9 @@ def by_term(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str,
     values, pullback = jax.vjp(losses, params)
     one = {name: jnp.ones_like(value) for name, value in values.items()}
     zero = jax.tree.map(jnp.zeros_like, one)
-    return {name: pullback(zero | {name: one[name]})[0] for name in values}
+    found = {name: pullback(zero | {name: one[name]})[0] for name in values}
+    require_finite("Gradients are", found, problem, apply, params, points)
+    return found
 
 
 def by_layer(gradient: PyTree) -> dict[str, Float[Array, " p_leaf"]]:

@@ -68,8 +68,17 @@ def measure(
 
 
 def trained(problem: Problem, given: Mapping) -> tuple[Problem, dict]:
-    """The problem without the terms that are not trained (`Condition.trained`), and what is ``given`` for the rest."""
+    """The problem without the terms that are not trained (`Condition.trained`), and what is ``given`` for the rest.
+
+    Raises:
+        ValueError: none is trained.
+    """
     left_out = {name for name, condition in problem.conditions.items() if not condition.trained}
+    if len(left_out) == len(problem.conditions):
+        raise ValueError(
+            f"No term of {problem.name!r} is trained, of {list(problem.conditions)}: there is no loss.  Terms are, "
+            "unless `Condition.trained` is False."
+        )
     kept = problem.only(*(name for name in problem.conditions if name not in left_out))
     return kept, {name: x for name, x in given.items() if name not in left_out}
 

@@ -64,12 +64,7 @@ SMALLEST = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly_compiled():
-    """Steps are few here, programs many: what XLA saves by optimising is not worth its time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from pinn_analysis import networks
 from pinn_analysis.operators import laplacian, partial
 from pinn_analysis.problems import divergence, grid, lid_driven_cavity, momentum, velocity
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 REYNOLDS = 100
 POINTS = jax.random.uniform(jax.random.key(3), (20, 2), minval=0.1, maxval=0.9)
 
@@ -137,3 +139,35 @@ def test_flows_that_make_no_sense_are_an_error():
         lid_driven_cavity(reynolds=-1)
     with pytest.raises(ValueError, match=r"\(u, v, p\) or \(ψ, p\)"):
         momentum(1)(lambda x: x[0])(POINTS[0])
+
+
+def taylor_green(reynolds):
+    """Vortices that decay (Taylor, Green 1937), as (ψ, p) and as (u, v, p) of (x, y, t)."""
+
+    def streamfunction(x):
+        decay = jnp.exp(-2 * x[2] / reynolds)
+        pressure = -(jnp.cos(2 * x[0]) + jnp.cos(2 * x[1])) / 4 * decay**2
+        return jnp.stack([-jnp.cos(x[0]) * jnp.cos(x[1]) * decay, pressure])
+
+    def uvp(x):
+        decay = jnp.exp(-2 * x[2] / reynolds)
+        speed = jnp.stack([jnp.cos(x[0]) * jnp.sin(x[1]), -jnp.sin(x[0]) * jnp.cos(x[1])]) * decay
+        return jnp.append(speed, streamfunction(x)[1])
+
+    return streamfunction, uvp
+
+
+def unsteady(w, re):
+    """As the message has it."""
+    return lambda x: partial(2)(velocity(w))(x) + momentum(re)(lambda y: w(jnp.append(y, x[2])))(x[:2])
+
+
+def test_unsteady_flow_is_refused_with_the_operator_that_the_docstring_writes_out():
+    points = jax.random.uniform(jax.random.key(0), (20, 3), maxval=2.0)
+    for field in taylor_green(10):
+        with pytest.raises(ValueError, match=r"steady flow in two dimensions.*got 3 variables.*partial\(2\)"):
+            momentum(10)(field)(points[0])
+        assert jnp.abs(jax.vmap(unsteady(field, 10))(points)).max() < 1e-12
+    psi, uvp = taylor_green(10)
+    np.testing.assert_allclose(jax.vmap(velocity(psi))(points), jax.vmap(uvp)(points)[:, :2], atol=1e-14)
+    assert jnp.abs(jax.vmap(divergence(uvp))(points)).max() < 1e-14

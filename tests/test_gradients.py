@@ -7,6 +7,8 @@ import pytest
 
 from pinn_analysis import gradients, mlp, ntk, problems
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def setting():

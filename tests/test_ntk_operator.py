@@ -18,6 +18,8 @@ from pinn_analysis.networks import mlp
 from pinn_analysis.operators import laplacian, partial
 from pinn_analysis.problems import Condition, Problem, helmholtz_2d, wave_1d
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ROUNDING = 1e-12
 
 
@@ -162,6 +164,9 @@ def test_the_operator_multiplies_and_has_the_diagonal_and_the_blocks_of_the_kern
         assert error(kernel[a, b], exact[where[a], where[b]]) <= ROUNDING
     with pytest.raises(ValueError, match="A block is named by a pair"):
         kernel["initial", "u"]
+    for bad in (v[:-1], jnp.stack([v, v], 1), 1j * v):
+        with pytest.raises(ValueError, match=r"real vector over the rows, of shape \(14,\)"):
+            kernel.mv(bad)
 
 
 def test_rectangles_against_other_points_other_terms_and_other_parameters_form_no_square(case, monkeypatch):

@@ -12,12 +12,13 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from pinn_analysis import curvature, gradients, ntk, training, weighting
-from pinn_analysis.networks import Network, mlp
+from pinn_analysis import convergence, curvature, gradients, ntk, solving, training, weighting
+from pinn_analysis.networks import Network, linearized, mlp
 from pinn_analysis.operators import identity, laplacian, partial
 from pinn_analysis.problems import (
     Condition,
@@ -32,6 +33,8 @@ from pinn_analysis.problems import (
     relative_l2_error,
     test_points,
 )
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 UNIT = jnp.zeros(1), jnp.ones(1)
 SQUARE = jnp.zeros(2), jnp.ones(2)
@@ -59,6 +62,10 @@ def annealed(problem, apply, params, points):
     return rule.update(rule.init(problem), problem, apply, params, points)[0]
 
 
+def solved(problem, apply, params, points, steps=1):
+    return solving.least_squares(problem, Network(lambda key: params, apply, None), points, steps=steps)
+
+
 # Every entry that takes a problem and a network.
 DOORS = {
     "check": check,
@@ -71,8 +78,19 @@ DOORS = {
     "matvecs": curvature.matvecs,
     "weighting": annealed,
     "train": train,
+    "least_squares": solved,
 }
 every_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+
+# Every entry that takes a problem and the kernel of a network.
+
+
+def LIMIT(x, y, get):
+    """A kernel in closed form, which compiles in a moment; `test_ntk_limit` has those of networks."""
+    return jnp.exp(-jnp.sum((x[:, None] - y[None]) ** 2, -1) / 2)
+
+
+without_network = pytest.mark.parametrize("door", [ntk.infinite, solving.limit])
 
 
 class Dense(linen.Module):
@@ -128,6 +146,84 @@ def test_a_target_with_more_components_than_its_operator_is_refused_with_both_sh
     problem = problem_of(partial(0), target=lambda x: jnp.zeros(2))
     with pytest.raises(ValueError, match=r"'term' has values of shape \(\).*its target of shape \(2,\)"):
         door(problem, NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+
+
+@every_door
+@pytest.mark.parametrize(
+    "term, message",
+    [
+        ((identity, 1.0), "target of 'term' must be a function of a point, `lambda x: 1.0`; got 1.0"),
+        ((identity, jnp.ones(3)), r"target of 'term' must be a function.*`problems.data`"),
+        ((None, zero), "operator of 'term' must be a function of the field"),
+    ],
+    ids=["number", "array", "None"],
+)
+def test_an_operator_or_a_target_that_is_no_function_of_the_kind_is_refused(door, term, message):
+    with pytest.raises(ValueError, match=message):
+        door(problem_of(*term), NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+
+
+@pytest.mark.parametrize("door", [door for name, door in DOORS.items() if name != "residuals"])
+def test_an_operator_without_a_derivative_is_refused(door):
+    message = "operator of 'term' has values of type bool, which have no derivative"
+    with pytest.raises(ValueError, match=message):
+        door(problem_of(lambda u: lambda x: u(x) > 0), NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+
+
+@without_network
+@pytest.mark.parametrize(
+    "operator, message",
+    [
+        (None, "operator of 'term' must be a function of the field"),
+        (lambda u: lambda x: 1j * u(x), r"operator of 'term' has complex values; return \(re, im\)"),
+        (lambda u: lambda x: u(x) > 0, "operator of 'term' has values of type bool"),
+        (lambda u: lambda x: (u(x), u(x)), "operator of 'term' must return one array at a point, got tuple"),
+    ],
+    ids=["None", "complex", "whole numbers", "tuple"],
+)
+def test_a_kernel_of_an_operator_with_values_of_another_kind_is_refused(door, operator, message):
+    with pytest.raises(ValueError, match=message):
+        door(problem_of(operator), LIMIT, {"term": POINTS["residual"]})
+
+
+@pytest.mark.parametrize(
+    "term, message",
+    [
+        ((identity, 1.0), "target of 'term' must be a function of a point"),
+        ((identity, lambda x: jnp.zeros(2)), r"values of shape \(\) .* its target of shape \(2,\)"),
+        ((identity, lambda x: 1j * x[0]), "target of 'term' has complex values"),
+    ],
+    ids=["number", "two components", "complex"],
+)
+def test_a_target_that_does_not_fit_is_refused_by_the_limit_of_training(term, message):
+    with pytest.raises(ValueError, match=message):
+        solving.limit(problem_of(*term), LIMIT, {"term": POINTS["residual"]})
+
+
+@pytest.mark.parametrize(
+    "field, points, message",
+    [
+        (lambda x: x[:, 0], [[0.0], [1.0]], r"The field .*takes a batch.*a function of one point"),
+        (lambda x: (x[0], {}), [[0.0], [1.0]], "The field must return one array at a point, got tuple"),
+        (lambda x: x[0], [0.0, 1.0], r"must have shape \(n, d\), n at least 1; got \(2,\)"),
+        (lambda x: x[0], np.zeros((0, 1)), r"n at least 1; got \(0, 1\)"),
+        (lambda x: x[0], [[0.0], [np.nan]], "`points` contain NaN"),
+        (lambda x: x[0], [["here"]], "`points` must be numbers"),
+    ],
+    ids=["batch", "tuple", "one axis", "none", "NaN", "words"],
+)
+def test_what_an_error_cannot_be_taken_of_is_refused(field, points, message):
+    with pytest.raises(ValueError, match=message):
+        relative_l2_error(field, lambda x: 1 + x[0], points)
+
+
+@pytest.mark.parametrize("size, dtype", [(1e30, jnp.float32), (1e-30, jnp.float32), (1.0, jnp.bfloat16)])
+def test_an_error_does_not_overflow_vanish_or_drown_in_rounding(size, dtype):
+    """Squares of 1e30 and 1e-30 are no float32, and a bfloat16 sum of 10,000 ones is 256."""
+    off = lambda x: (1.25 * size * jnp.ones(())).astype(dtype)
+    exact = lambda x: (size * jnp.ones(())).astype(dtype)
+    error = relative_l2_error(off, exact, jnp.zeros((10_000, 1), dtype))
+    np.testing.assert_allclose(error, 0.25, rtol=1e-5)
 
 
 # 4
@@ -192,6 +288,30 @@ def test_real_and_imaginary_part_as_components_give_the_kernel_and_the_loss_of_t
     np.testing.assert_allclose(real, jnp.mean(jnp.abs(z(flat)) ** 4), rtol=1e-12)
 
 
+# 7
+
+
+def test_a_term_that_is_not_trained_is_not_solved_for():
+    alone = problem_of(partial(0), jnp.sum)
+    beside = convergence.with_output(alone)
+    points = {"term": POINTS["residual"], "output": POINTS["boundary"]}
+    tangent = linearized(NETWORK, PARAMS)
+    for solve in (
+        lambda problem, points: solving.least_squares(problem, tangent, points),
+        lambda problem, points: solving.limit(problem, LIMIT, points),
+    ):
+        one, other = solve(alone, {"term": points["term"]}), solve(beside, points)
+        x = jnp.array([0.4])
+        assert other.field(x) == one.field(x) and other.rank == one.rank
+        assert other.residuals.keys() == {"term"}
+
+
+@every_door
+def test_a_problem_without_a_term_is_refused(door):
+    with pytest.raises(ValueError, match="has no conditions, or none|No term of 'empty' is trained"):
+        door(Problem("empty", {}, UNIT), NETWORK.apply, PARAMS, {})
+
+
 # 9
 
 
@@ -224,6 +344,42 @@ def test_what_is_not_finite_is_found_with_its_term_and_its_point(operator, targe
     problem = problem_of(operator, target, SQUARE)
     found = explain_not_finite(problem, apply, {"c": jnp.array(c)}, {"term": CENTRE})
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    "door",
+    [gradients.by_term, curvature.hessian, lambda *a: ntk.operator(*a).mv(jnp.ones(4)), ntk.traces, ntk.empirical],
+)
+def test_derivatives_that_are_not_finite_name_the_point(door):
+    root = problem_of(lambda u: lambda x: jnp.sqrt(u(x) - 1), zero, SQUARE)
+    with pytest.raises(ValueError, match=r"\[0.0, 0.25\]"):
+        door(root, field_of, {"c": jnp.array(1.0)}, {"term": CENTRE})
+
+
+# 10
+
+
+def test_gradients_and_hessians_of_half_precision_are_those_of_float32():
+    low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    high = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)
+    points = {name: x.astype(jnp.bfloat16) for name, x in POINTS.items()}
+    single = {name: x.astype(jnp.float32) for name, x in points.items()}
+    for door in (
+        gradients.by_term,
+        curvature.hessian,
+        lambda *a: curvature.max_learning_rate(*a, key=jax.random.key(0)),
+    ):
+        one, other = (door(POISSON, NETWORK.apply, *of) for of in ((low, points), (high, single)))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            assert jnp.result_type(a) != jnp.bfloat16
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [-1.0, jnp.nan, jnp.array([1.0, -1.0, 1.0])])
+def test_a_stepper_refuses_weights_that_are_negative_or_not_finite(weight):
+    weights = {"boundary": 1.0, "residual": weight}
+    with pytest.raises(ValueError, match="Weights must be finite and not negative.* for 'residual'"):
+        training.stepper(POISSON, NETWORK.apply, POINTS, optax.sgd(0.1), weights)
 
 
 # 16
@@ -304,10 +460,13 @@ class WithDropout(nnx.Module):
 def test_keys_and_counters_among_the_parameters_are_refused_with_the_word_for_each_library():
     graph, state = nnx.split(WithDropout())
     apply = lambda params, x: nnx.merge(graph, params)(x)
-    with pytest.raises(ValueError, match=r"nnx.split\(model, nnx.Param, ...\)"):
-        check(POISSON, apply, state, POINTS)
+    for door in (check, train, solved, ntk.empirical):
+        with pytest.raises(ValueError, match=r"nnx.split\(model, nnx.Param, ...\)"):
+            door(POISSON, apply, state, POINTS)
     graph, params, rest = nnx.split(WithDropout(), nnx.Param, ...)
-    check(POISSON, lambda params, x: nnx.merge(graph, params, rest)(x), params, POINTS)
+    run = train(POISSON, lambda params, x: nnx.merge(graph, params, rest)(x), params, POINTS)
+    assert run.history["loss/residual"][-1] < run.history["loss/residual"][0]
+    assert jax.tree.structure(run.params) == jax.tree.structure(params)
     with pytest.raises(ValueError, match="has none"):
         check(POISSON, lambda params, x: x[0], {}, POINTS)
 
@@ -369,6 +528,8 @@ def test_what_was_measured_may_be_a_derivative_or_several_components():
         (jnp.ones(3), jnp.ones(3), None, r"`x` must have shape \(n, d\)"),
         (jnp.ones((3, 1)), jnp.ones(2), None, r"got \(3, 1\) and \(2,\)"),
         (jnp.ones((3, 1)), jnp.full(3, jnp.nan), None, "NaN"),
+        (jnp.ones((3, 1)), jnp.ones(3) * 1j, None, "complex"),
+        (jnp.ones((3, 1)), ["much"] * 3, None, "Readings must be numbers"),
         (jnp.ones((3, 1)), jnp.ones(3), 0.0, "positive"),
         (jnp.ones((3, 1)), jnp.ones((3, 2)), jnp.ones((3, 2)), r"of shape \(3,\)"),
     ],
@@ -457,3 +618,105 @@ def test_weights_per_point_are_a_factor_on_the_condition():
     np.testing.assert_allclose(weighted.losses(field, points)["residual"], np.mean(weight * r**2), rtol=1e-12)
     K, other = (ntk.empirical(p, NETWORK.apply, PARAMS, points).matrix for p in (plain, weighted))
     np.testing.assert_allclose(other, np.sqrt(np.outer(weight, weight)) * K, rtol=1e-10)
+
+
+# Solving
+
+
+SINGULAR = problem_of(lambda u: lambda x: u(x) / x[0])
+LOGARITHM = problem_of(identity, lambda x: jnp.log(x[0]))
+FROM_ZERO = jnp.array([[0.5], [0.0], [1.0]])
+
+
+@pytest.mark.parametrize("problem, whose", [(SINGULAR, "the operator"), (LOGARITHM, "the target")])
+def test_a_solver_names_the_point_at_which_something_is_not_finite(problem, whose):
+    message = rf"In 'term', at point 1 \(x = \[0.0\]\), {whose} .*is not finite"
+    with pytest.raises(ValueError, match=message):
+        solved(problem, NETWORK.apply, PARAMS, {"term": FROM_ZERO})
+    with pytest.raises(ValueError, match=message):
+        solving.limit(problem, LIMIT, {"term": FROM_ZERO})
+
+
+def test_an_operator_without_its_field_is_refused_by_the_solvers():
+    nothing = problem_of(lambda u: lambda x: 0 * u(x), lambda x: jnp.ones(()))
+    with pytest.raises(ValueError, match="No parameter changes any residual"):
+        solved(nothing, NETWORK.apply, PARAMS, {"term": POINTS["residual"]})
+    with pytest.raises(ValueError, match="No residual of 'mine' depends on the field"):
+        solving.limit(nothing, LIMIT, {"term": POINTS["residual"]})
+
+
+def test_data_that_contradict_each_other_are_fitted_by_their_mean_and_the_estimate_says_so():
+    twice = Problem("twice", {"data": data([[0.5], [0.5]], [0.0, 1.0])}, UNIT)
+    points = {"data": [[0.5, 0], [0.5, 1]]}
+    for solution in (
+        solving.least_squares(twice, linearized(NETWORK, PARAMS), points),
+        solving.limit(twice, LIMIT, points),
+    ):
+        np.testing.assert_allclose(solution.field(jnp.array([0.5])), 0.5, rtol=1e-8)
+        assert 0.5 < solution.error_estimate < 2  # Each reading is wrong by as much as the field.
+
+
+def test_points_at_which_the_solution_vanishes_say_nothing_about_its_size():
+    held_out = {"data": jnp.array([[0.5]])}
+    problem = Problem("wave", {"data": Condition(identity, lambda x: jnp.sin(jnp.pi * x[0]), box(*UNIT))}, UNIT)
+    assert solving.limit(problem, LIMIT, {"data": [[0]]}, held_out=held_out).error_estimate == np.inf
+
+
+def test_a_row_that_no_field_changes_is_left_alone_by_the_limit():
+    """``x u = x`` at x = 0, where any field will do."""
+    problem = problem_of(lambda u: lambda x: x[0] * u(x), lambda x: x[0])
+    x = jnp.linspace(0, 1, 6)[:, None]
+    with_zero, without = (solving.limit(problem, LIMIT, {"term": y}) for y in (x, x[1:]))
+    np.testing.assert_allclose(with_zero.field(x[0]), without.field(x[0]), rtol=1e-6)
+    np.testing.assert_allclose(with_zero.field(x[3]), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_solved_in_float32(dtype):
+    low = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+    tangent = linearized(Network(lambda key: low, NETWORK.apply, None), low)
+    solution = solving.least_squares(POISSON, tangent, POINTS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(solution.params)} == {jnp.dtype("float32")}
+    assert solution.history[-1] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"cut": -1.0}, "`cut` is a part"),
+        ({"cut": np.nan}, "`cut` is a part"),
+        ({"memory": 0}, "at most 0 parameters"),
+        (
+            {"weights": {"boundary": 1.0, "residual": np.ones(3)}},
+            r"one number per term, got shape \(3,\) for 'residual'",
+        ),
+        ({"held_out": {"boundary": [[0]], "residual": [[np.nan]]}}, "Points of 'residual' contain NaN"),
+    ],
+    ids=["negative", "NaN", "no memory", "a weight per row", "held out"],
+)
+def test_options_of_least_squares_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        solving.least_squares(POISSON, linearized(NETWORK, PARAMS), POINTS, **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"cut": 1.0}, "`cut` is a part"),
+        ({"steps": 0}, "`steps` and `components` must be at least 1"),
+        ({"components": 0}, "`steps` and `components` must be at least 1"),
+        ({"components": 2}, r"values of shape \(2,\)"),
+    ],
+)
+def test_options_of_the_limit_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        solving.limit(POISSON, LIMIT, POINTS, **options)
+
+
+def test_the_limit_takes_points_of_any_precision_in_float64():
+    problem = problem_of(partial(0), lambda x: jnp.cos(x[0]))
+    fields = [
+        solving.limit(problem, LIMIT, {"term": x}, held_out={"term": x}).field(jnp.array([0.3]))
+        for x in ([[0], [1]], jnp.array([[0.0], [1.0]], jnp.float32), np.array([[0.0], [1.0]]))
+    ]
+    assert fields[0] == fields[1] == fields[2]

@@ -7,6 +7,8 @@ from pinn_analysis import convergence, mlp, ntk, spectra
 from pinn_analysis.ntk import KernelBlocks
 from pinn_analysis.problems import poisson_1d
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 KEY = jax.random.key(7)
 
 
@@ -187,3 +189,54 @@ def test_steps_that_float32_has_lost_are_refused_and_not_infinite():
     assert spectra.spectrum(double).lost == 0 and spectra.spectrum(single).lost > 200
     steps = [convergence.steps_to(kernel, smooth, 0.1, learning_rate=rate) for kernel in (double, single)]
     assert steps[0] == steps[1] and steps[0]["u"] < 10  # Of the fastest mode alone.
+
+
+@pytest.mark.parametrize(
+    "like, message",
+    [
+        (jnp.zeros(3), r"cannot multiply a vector like `like`, float64\[3\]"),
+        ([jnp.zeros(7)], r"cannot multiply a vector like `like`, \['float64\[7\]'\]"),
+        (jnp.zeros(7, int), r"must consist of float32 or float64, got \['int64'\]"),
+        (jnp.zeros(7, jnp.bfloat16), r"must consist of float32 or float64, got \['bfloat16'\]"),
+    ],
+    ids=["length", "structure", "whole numbers", "half precision"],
+)
+def test_a_vector_that_is_not_one_of_the_operator_is_refused(kernel, like, message):
+    for function in (spectra.extreme_eigenvalues, spectra.density):
+        with pytest.raises(ValueError, match=message):
+            function(kernel, like, key=jax.random.key(0), num_matvecs=2)
+
+
+def test_a_kernel_that_is_not_finite_has_no_spectrum():
+    bad = KernelBlocks(jnp.full((2, 2), jnp.nan), ("u",), (2,))
+    for call in (spectra.eigenvalues, spectra.spectrum, lambda kernel: spectra.modes(kernel, "u")):
+        with pytest.raises(ValueError, match="contains NaN or infinity"):
+            call(bad)
+    with pytest.raises(ValueError, match="Products with this operator are not finite"):
+        spectra.density(bad, jnp.zeros(2), key=jax.random.key(0), num_matvecs=2)
+    with pytest.raises(ValueError, match="must be positive; got 0"):
+        spectra.effective_rank(jnp.zeros(2))
+
+
+def test_eigenvalues_of_blocks_are_computed_in_float64_or_refused_in_half_precision():
+    matrix = jnp.diag(jnp.array([1.0, 1e-6])) @ jnp.ones((2, 2)) @ jnp.diag(jnp.array([1.0, 1e-6]))
+    single = KernelBlocks(matrix.astype(jnp.float32), ("u",), (2,))
+    exact = np.linalg.eigvalsh(np.asarray(single.matrix, float))[::-1]
+    np.testing.assert_allclose(spectra.eigenvalues(single).whole, exact, rtol=1e-12, atol=1e-16)
+    assert spectra.modes(single, "u")[1].dtype == jnp.float64
+    half = KernelBlocks(matrix.astype(jnp.bfloat16), ("u",), (2,))
+    for call in (spectra.eigenvalues, lambda kernel: spectra.modes(kernel, "u")):
+        with pytest.raises(ValueError, match="kernel in bfloat16 are rounding"):
+            call(half)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, 1j])
+def test_residuals_that_are_no_real_numbers_are_refused(kernel, bad):
+    residuals = {"u": jnp.ones(3), "r": jnp.ones(4) * bad}
+    flow, rate = convergence.gradient_flow(kernel), convergence.max_learning_rate(kernel) / 2
+    for call in (
+        lambda: flow.losses(residuals, 1.0),
+        lambda: convergence.steps_to(kernel, residuals, 0.1, learning_rate=rate),
+    ):
+        with pytest.raises(ValueError, match="real and finite numbers; those of 'r'"):
+            call()

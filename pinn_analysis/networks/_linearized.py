@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
@@ -20,8 +21,10 @@ class _Tangent:
     centered: bool = dataclasses.field(metadata={"static": True})
 
     def __call__(self, params: PyTree, x: Float[Array, " d"]) -> Array:
-        step = jax.tree.map(lambda new, old: new - old, params, self.start)
-        value, change = jax.jvp(lambda params: self.apply(params, x), (self.start,), (step,))
+        # In the precision of the parameters, if that is the higher one.
+        start = jax.tree.map(lambda new, old: old.astype(jnp.result_type(new, old)), params, self.start)
+        step = jax.tree.map(lambda new, old: (new - old).astype(old.dtype), params, start)
+        value, change = jax.jvp(lambda params: self.apply(params, x), (start,), (step,))
         return change if self.centered else value + change
 
 

@@ -18,6 +18,7 @@ from pinn_analysis.networks import _limit
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
+from pinn_analysis.problems._condition import check_operator, value_of
 
 TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
 MANY = 17  # Components that are tried where nothing says how many a field has, and one more.
@@ -71,6 +72,7 @@ def infinite(
     shape = _value_shape(problem, points, field)
     operators, orders = {}, {}
     for name, condition in problem.conditions.items():
+        check_operator(name, condition, field or _Zero(shape), _like(points[name][0]), "`field`")
         operator = as_pytree(condition.operator)
         orders[name] = _order(operator, points[name][0], shape, field)
         if field is None:
@@ -102,6 +104,10 @@ def infinite(
         )
     sizes = tuple(len(row[-1]) for row in rows)
     return KernelBlocks(matrix, tuple(names), sizes, untrained(problem))
+
+
+def _like(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "orders", "variance", "get"))
@@ -236,9 +242,10 @@ def waves(shape: Shape) -> tuple[Field, Field]:
 
 def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | None) -> Shape:
     """Shape of a value of the field: that of ``field``, of the solution, or the one that the operators need."""
-    some_point = next(iter(points.values()))[0]
+    some_point = next(iter(points.values()))[0, : len(problem.domain[0])]  # Without measured values.
     if field is not None or problem.solution is not None:
-        return jax.eval_shape(field or problem.solution, some_point).shape
+        who = "The solution" if field is None else "`field`"
+        return value_of(who, field or problem.solution, _like(some_point)).shape
     possible = [shape for shape in [(), *((m,) for m in range(1, MANY + 1))] if _fits(problem, points, shape)]
     if possible and (possible[0] == () or len(possible) == 1):
         return possible[0]

@@ -15,7 +15,7 @@ from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.ntk import _rows
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.ntk._rows import JacobianRows
-from pinn_analysis.problems import Apply, Problem, check
+from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
 METHODS = ("auto", "jacobian", "structured")
 
@@ -46,8 +46,21 @@ class KernelOperator(JacobianRows):
         return product
 
     def mv(self, v: ArrayLike) -> Float[Array, " n"]:
-        """``K v``, one reverse and one forward derivative: memory O(n + p), beside the network's own."""
-        return _product(self, jnp.asarray(v))
+        """``K v``, one reverse and one forward derivative: memory O(n + p), beside the network's own.
+
+        Raises:
+            ValueError: a vector of another length, or complex; a row that is not finite.
+        """
+        v = jnp.asarray(v)
+        if v.shape != (sum(self.sizes),) or jnp.iscomplexobj(v):
+            raise ValueError(
+                f"Expected a real vector over the rows, of shape ({sum(self.sizes)},), got {v.dtype} {v.shape}; "
+                "`jax.vmap` of `mv` takes several, and a complex one is two, its real and its imaginary part."
+            )
+        product = _product(self, v)
+        if fails(jnp.isfinite(product).all()):
+            self.diagonal()  # Raises what is wrong, unless it is the vector.
+        return product
 
     def only(self, *names: str) -> "KernelOperator":
         """The rows of these terms, in the order given."""
@@ -145,10 +158,7 @@ def operator(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str
     checked = check(problem, apply, params, points)
     names = tuple(problem.conditions)
     operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
-    params, x = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)),
-        (params, tuple(checked[name] for name in names)),
-    )
+    params, x = at_least_single((params, tuple(checked[name] for name in names)))
     apply = as_pytree(apply)
     sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
     return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem))

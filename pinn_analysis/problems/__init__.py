@@ -42,7 +42,9 @@ from pinn_analysis.problems._core import (
     Apply as Apply,
     Points as Points,
     Problem as Problem,
+    at_least_single as at_least_single,
     check as check,
+    check_field as check_field,
     check_names as check_names,
     check_points as check_points,
     check_weights as check_weights,
@@ -59,7 +61,10 @@ from pinn_analysis.problems._flow import (
     momentum as momentum,
     velocity as velocity,
 )
-from pinn_analysis.problems._not_finite import explain_not_finite as explain_not_finite
+from pinn_analysis.problems._not_finite import (
+    explain_not_finite as explain_not_finite,
+    require_finite as require_finite,
+)
 from pinn_analysis.problems._sampling import (
     box as box,
     faces as faces,

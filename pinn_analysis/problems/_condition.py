@@ -88,19 +88,25 @@ class _ScaledOperator:
         return _ScaledField(self.operator(u), self.factor)
 
 
+def check_functions(name: str, condition: Condition) -> None:
+    """Raise `ValueError` unless operator and target are functions."""
+    for what, given, such in (
+        ("operator", condition.operator, "of the field, `lambda u: lambda x: u(x)`"),
+        ("target", condition.target, "of a point, `lambda x: 1.0`"),
+    ):
+        if not callable(given):
+            raise ValueError(
+                f"The {what} of {name!r} must be a function {such}; got {given!r:.60}."
+                "  Measured values, which are no function, are a term of `problems.data`."
+            )
+
+
 def check_term(name: str, condition: Condition, field: Field, x: jax.ShapeDtypeStruct) -> None:
     """Raise `ValueError`, with the mend, unless the residual of a term can be formed at a point like ``x``."""
-    inputs = jax.ShapeDtypeStruct((x.shape[0] - condition.values,), x.dtype)
-    network = _value("The network", field, inputs)
+    network, value = check_operator(name, condition, field, x)
+    goal = value_of(f"The target of {name!r}", condition.target, x)
+    _require_real(f"The target of {name!r}", goal)
     seen = f"for a network with values of shape {network.shape}"
-    value = _value(f"The operator of {name!r}", lambda y: condition.operator(field)(y), x, seen)
-    goal = _value(f"The target of {name!r}", condition.target, x)
-    for who, value_or_goal in (("operator", value), ("target", goal)):
-        if jnp.issubdtype(value_or_goal.dtype, jnp.complexfloating):
-            raise ValueError(
-                f"The {who} of {name!r} has complex values; return (re, im) as two components, "
-                "`jnp.stack([z.real, z.imag])`: kernels and losses are those of real residuals."
-            )
     if squeezed(value.shape) != squeezed(goal.shape):
         mend = "Give one of them the shape of the other; `jnp.stack` makes components, `[0]` takes the first."
         if not goal.shape and value.shape == network.shape:
@@ -112,7 +118,31 @@ def check_term(name: str, condition: Condition, field: Field, x: jax.ShapeDtypeS
         )
 
 
-def _value(who: str, function: Field, x: jax.ShapeDtypeStruct, seen: str = "") -> jax.ShapeDtypeStruct:
+def check_operator(
+    name: str, condition: Condition, field: Field, x: jax.ShapeDtypeStruct, who: str = "The network"
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Values of the field and of the operator at a point like ``x``, or a `ValueError` that says why there are none."""
+    network = value_of(who, field, jax.ShapeDtypeStruct((x.shape[0] - condition.values,), x.dtype))
+    seen = f"for a network with values of shape {network.shape}"
+    value = value_of(f"The operator of {name!r}", lambda y: condition.operator(field)(y), x, seen)
+    _require_real(f"The operator of {name!r}", value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"The operator of {name!r} has values of type {value.dtype}, which have no derivative: nothing could be "
+            "trained on them.  Return floating-point numbers, without a comparison or rounding as the last step."
+        )
+    return network, value
+
+
+def _require_real(who: str, value: jax.ShapeDtypeStruct) -> None:
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{who} has complex values; return (re, im) as two components, "
+            "`jnp.stack([z.real, z.imag])`: kernels and losses are those of real residuals."
+        )
+
+
+def value_of(who: str, function: Field, x: jax.ShapeDtypeStruct, seen: str = "") -> jax.ShapeDtypeStruct:
     """Shape and dtype of ``function(x)``, or a `ValueError` that says why there is none."""
     try:
         value = jax.eval_shape(function, x)

@@ -13,7 +13,7 @@ from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree
 from pinn_analysis.operators import Field
-from pinn_analysis.problems._condition import Condition, Sampler, check_term
+from pinn_analysis.problems._condition import Condition, Sampler, check_functions, check_term
 
 Apply = Callable[[PyTree, Array], Array]
 Points = Mapping[str, ArrayLike | Sequence]  # One table of points for each condition.
@@ -136,10 +136,15 @@ def check_names(problem: Problem, given: Mapping, what: str) -> None:
         )
 
 
-def check_weights(weights: Mapping[str, ArrayLike]) -> None:
-    """Raise `ValueError` for a weight that is, if known yet, negative or not finite."""
+def check_weights(weights: Mapping[str, ArrayLike], *, per_row: bool = False) -> None:
+    """Raise `ValueError` for a weight that is no number, or, if known yet, negative or not finite."""
     for name, weight in weights.items():
-        if not isinstance(weight, jax.core.Tracer) and not (np.isfinite(weight) and weight >= 0):
+        if np.ndim(weight) and not per_row:
+            raise ValueError(
+                f"Weights must be one number per term, got shape {np.shape(weight)} for {name!r}; `Condition.scaled` "
+                "with a function of the point gives each point its own."
+            )
+        if not isinstance(weight, jax.core.Tracer) and not np.all(np.isfinite(weight) & (np.asarray(weight) >= 0)):
             raise ValueError(f"Weights must be finite and not negative, got {weight} for {name!r}.")
 
 
@@ -147,10 +152,23 @@ def check_points(problem: Problem, points: Points) -> dict[str, Array]:
     """The points as arrays of floats, in the order of the conditions; whole numbers and lists are converted.
 
     Raises:
-        ValueError: points of a wrong name or shape, an empty set, complex ones or, if known yet, NaN.
+        ValueError: points of a wrong name or shape, an empty set, complex ones or, if known yet, NaN; an
+            operator or a target that is not a function.
     """
+    if not problem.conditions:
+        raise ValueError(f"{problem.name!r} has no conditions, or none that is trained; give it one.")
     check_names(problem, points, "points")
+    for name, condition in problem.conditions.items():
+        check_functions(name, condition)
     return {name: _as_points(name, points[name], problem) for name in problem.conditions}
+
+
+def check_field(problem: Problem, field: Field, points: Points) -> dict[str, Array]:
+    """The points as `check_points` returns them, once a field of this kind fits the problem: see `check`."""
+    points = check_points(problem, points)
+    for name, condition in problem.conditions.items():
+        check_term(name, condition, field, _one_of(points[name]))
+    return points
 
 
 def _as_points(name: str, given: ArrayLike | Sequence, problem: Problem) -> Array:
@@ -178,6 +196,11 @@ def as_floats(x: ArrayLike | Sequence) -> Array:
     if jnp.iscomplexobj(x):
         raise TypeError("complex numbers; give real and imaginary part as two columns.")
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def at_least_single(arrays: PyTree) -> PyTree:
+    """Arrays of half precision as float32, in which what is made of them can be summed; others as they are."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), arrays)
 
 
 def check_params(params: PyTree) -> None:

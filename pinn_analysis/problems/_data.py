@@ -1,6 +1,7 @@
 """Measurements as a loss term.  Shapes: ``n`` readings, ``d`` inputs, ``q`` measured components."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ from jax.typing import ArrayLike
 from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems._condition import Condition
+from pinn_analysis.problems._core import as_floats
 
 
-def data(x: ArrayLike, y: ArrayLike, *, operator: Operator = identity, noise: ArrayLike | None = None) -> Condition:
+def data(
+    x: ArrayLike | Sequence, y: ArrayLike | Sequence, *, operator: Operator = identity, noise: ArrayLike | None = None
+) -> Condition:
     """Measured values as a loss term: ``operator(u)(x_k) = y_k``, several readings at one place included.
 
     A target is a function of the place, measurements are not: a point of this term is a row
@@ -43,7 +47,10 @@ def data(x: ArrayLike, y: ArrayLike, *, operator: Operator = identity, noise: Ar
         ValueError: shapes that do not fit, no readings, values that are not finite, noise that is
             not positive.
     """
-    x, y = jnp.asarray(x, float), jnp.asarray(y, float)
+    try:
+        x, y = (as_floats(a).astype(float) for a in (x, y))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Readings must be numbers in arrays: {error}") from error
     if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y) or not y.size:
         raise ValueError(f"`x` must have shape (n, d) and `y` (n,) or (n, q), got {x.shape} and {y.shape}.")
     columns = _Columns(x.shape[1], y.shape[1:], noise is not None)

@@ -29,25 +29,25 @@ _DIRECTIONS = np.stack([np.cos(np.arange(3) * np.pi / 3), np.sin(np.arange(3) * 
 
 
 def velocity(field: Field) -> Field:
-    """``(u, v)`` of a field ``(ψ, p)`` or ``(u, v, p)``: the operator of a wall.
+    """``(u, v)`` of a field ``(ψ, p)`` or ``(u, v, p)`` of ``(x, y)`` or ``(x, y, t)``: the operator of a wall.
 
     Raises:
         ValueError: the field has another number of components.
     """
 
-    def operator(x: Float[Array, "2"]) -> Float[Array, "2"]:
+    def operator(x: Float[Array, " d"]) -> Float[Array, "2"]:
         if _components(field, x) == 3:
             return field(x)[:2]
-        psi_x, psi_y = jax.jacfwd(field)(x)[0]
+        psi_x, psi_y = jax.jacfwd(field)(x)[0, :2]
         return jnp.stack([psi_y, -psi_x])
 
     return operator
 
 
 def divergence(field: Field) -> Field:
-    """``u_x + v_y`` of a field ``(u, v, p)``: the continuity equation."""
+    """``u_x + v_y`` of a field ``(u, v, p)`` of ``(x, y)`` or ``(x, y, t)``: the continuity equation."""
 
-    def operator(x: Float[Array, "2"]) -> Float[Array, ""]:
+    def operator(x: Float[Array, " d"]) -> Float[Array, ""]:
         return jnp.trace(jax.jacfwd(field)(x)[:2])
 
     return operator
@@ -58,6 +58,12 @@ def momentum(reynolds: float | int) -> Operator:
 
     Of ``(ψ, p)`` all derivatives up to the third come from three Taylor series along
     directions 60° apart, ten coefficients a component, as many as there are derivatives.
+
+    For unsteady flow, points ``(x, y, t)``, it takes the field at one time::
+
+        def unsteady(w):
+            steady = lambda x: momentum(reynolds)(lambda y: w(jnp.append(y, x[2])))(x[:2])
+            return lambda x: partial(2)(velocity(w))(x) + steady(x)
 
     Raises:
         ValueError: ``reynolds`` is not positive; on application, a field with another number
@@ -79,7 +85,8 @@ class _Momentum:
             if x.shape != (2,):
                 raise ValueError(
                     f"`momentum` is that of steady flow in two dimensions, with points (x, y); got {x.size} variables. "
-                    "For unsteady flow add `partial(2)` of the velocity to an operator of your own."
+                    "For unsteady flow apply it to the field at one time, and add `partial(2)` of the `velocity`: "
+                    "`lambda x: partial(2)(velocity(w))(x) + momentum(re)(lambda y: w(jnp.append(y, x[2])))(x[:2])`."
                 )
             of = _from_velocity if _components(field, x) == 3 else _from_streamfunction
             w, grad_w, grad_p, lap_w = of(field, x)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
+from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
 from pinn_analysis.problems._condition import Condition
 from pinn_analysis.problems._core import Apply, Points, Problem, check_points
@@ -65,6 +66,12 @@ def explain_not_finite(problem: Problem, apply: Apply, params: PyTree, points: P
         f"Residuals and their gradients are finite at all points, up to {largest['residual']:.3g} and "
         f"{largest['gradient']:.3g}: a sum or product of them overflows.  Make the equation dimensionless, or scale it."
     )
+
+
+def require_finite(what: str, values: PyTree, problem: Problem, apply: Apply, params: PyTree, points: Points) -> None:
+    """Raise `ValueError` with `explain_not_finite` unless all ``values`` are finite, or not known yet."""
+    if fails(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]).all()):
+        raise ValueError(f"{what} not finite.  {explain_not_finite(problem, apply, params, points)}")
 
 
 def _largest_slope(condition: Condition, apply: Apply, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:

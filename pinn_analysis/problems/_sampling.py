@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
-from pinn_analysis.problems._condition import Sampler, squeezed
+from pinn_analysis.problems._condition import Sampler, squeezed, value_of
 from pinn_analysis.problems._core import Problem, as_floats, is_finite
 
 Corner = ArrayLike | Sequence[float | int]
@@ -22,30 +22,42 @@ def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) 
     A field with one component, ``(1,)``, is a scalar.
 
     Raises:
-        ValueError: values of different shapes; if known yet, an exact solution that is not finite at
-            one of the points, or zero at all, where no error is relative to it.
+        ValueError: points that are not ``(n, d)`` or not finite; a field or a solution that cannot be
+            evaluated at one point; values of different shapes; if known yet, an exact solution that is not
+            finite at one of the points, or zero at all, where no error is relative to it.
     """
-    x = as_floats(points)
+    try:
+        x = as_floats(points)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`points` must be numbers, in an array of shape (n, d): {error}") from error
+    if x.ndim != 2 or not len(x):
+        raise ValueError(
+            f"`points` must have shape (n, d), n at least 1; got {x.shape}.  On a line it is `x[:, None]`."
+        )
+    if not is_finite(x):
+        raise ValueError("`points` contain NaN or infinity; leave such points out.")
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    value_of("The field", field, one), value_of("The exact solution", exact, one)
     u, v = jax.vmap(field)(x), jax.vmap(exact)(x)
     if squeezed(u.shape[1:]) != squeezed(v.shape[1:]):
         raise ValueError(
             f"Field and exact solution must have values of one shape, got {u.shape[1:]} and {v.shape[1:]}; "
             "`lambda x: u(x)[0]` takes one of several components."
         )
-    u, v = u.ravel(), v.ravel()
+    u, v = (a.ravel().astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (u, v))
     if not is_finite(v):
         bad = int(jnp.argmin(jnp.isfinite(v).reshape(len(x), -1).all(1)))
         raise ValueError(
             f"The exact solution is not finite at point {bad}, x = {x[bad].tolist()}; leave such points out of the "
             "test (`Problem.test`), or give the solution its limit there."
         )
-    size = jnp.linalg.norm(v)
-    if fails(size > 0):
+    scale = jnp.abs(v).max()  # Squares of large or small values overflow or vanish.
+    if fails(scale > 0):
         raise ValueError(
             "The exact solution is zero at all points, so that no error is relative to it; "
             "take the absolute one, `jnp.sqrt(jnp.mean(jax.vmap(u)(points) ** 2))`."
         )
-    return jnp.linalg.norm(u - v) / size
+    return jnp.linalg.norm((u - v) / scale) / jnp.linalg.norm(v / scale)
 
 
 def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
@@ -70,7 +82,12 @@ def test_points(problem: Problem) -> Float[Array, "n d"]:
     if problem.test is None and d <= 2:
         return grid(problem, {1: 1000, 2: 100}[d])
     test = box(low, high) if problem.test is None else problem.test
-    points = jnp.asarray(test(jax.random.key(0), 10_000) if callable(test) else test, float)
+    try:
+        points = as_floats(test(jax.random.key(0), 10_000) if callable(test) else test).astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`test` of {problem.name!r} must be numbers, in an array of shape (n, {d}): {error}"
+        ) from error
     if points.ndim != 2 or points.shape[1] != d or not len(points):
         raise ValueError(f"`test` of {problem.name!r} must give points of shape (n, {d}), got {points.shape}.")
     if not is_finite(points):

@@ -19,6 +19,7 @@ from pinn_analysis.solving import _linear, _system
 from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.solving._steps import LevenbergMarquardt, Newton
+from pinn_analysis.weight_rules import trained
 
 FEW = 64  # Held-out points of a term that has no more.
 LINEAR = 1e-9  # Of the residual before: a step that misses its prediction by less has nothing left to do.
@@ -50,7 +51,7 @@ def least_squares(
       along the narrow valleys that networks have.
 
     A trial step with NaN or infinity is rejected like one that does not improve.  In float64 ten to thirteen digits can
-    be had, in float32 (parameters of that type) three to five.
+    be had, in float32 (parameters of that type, or of half precision) three to five.
 
     Args:
         problem: linear or not, with any number of components.
@@ -65,18 +66,23 @@ def least_squares(
         memory: bytes to use; half of the machine's if not given.
 
     Raises:
-        ValueError: see `problems.check`; ``steps`` below 1; weights that are negative or miss a term; a Jacobian that
-            needs more than ``memory``, with the size that fits; residuals that are not finite at the start.
+        ValueError: see `problems.check`; ``steps`` below 1; a ``cut`` outside [0, 1); weights that are negative or
+            miss a term; a Jacobian that needs more than ``memory``, with the size that fits; residuals that are not
+            finite at the start, with the point; no parameter that changes a residual.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    _linear.check_cut(cut)
     start_key, held_out_key = jax.random.split(jax.random.key(0) if key is None else key)
     params = network.init(start_key) if params is None else params
+    problem, points = trained(problem, points)
     points = problems.check(problem, network.apply, params, points)
     if held_out is None:
         held_out = problem.sample(held_out_key, {name: held_out_size(len(x)) for name, x in points.items()})
-    held_out = problems.check(problem, network.apply, params, held_out)
-    _system.require_memory(problem, network.apply, params, points, memory or _system.half_of_memory())
+    held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
+    params = problems.at_least_single(params)
+    limit = _system.half_of_memory() if memory is None else memory
+    _system.require_memory(problem, network.apply, params, points, float(limit))
     dtype = ravel_pytree(params)[0].dtype
     points, held_out = (jax.tree.map(lambda x: x.astype(dtype), x) for x in (points, held_out))
     cut = _linear.rounding(dtype) if cut is None else cut
@@ -119,7 +125,15 @@ def _fit(
     residual = _system.rows(problem, apply, params, points)
     gradients = _system.jacobian(problem, apply, params, points)
     if not (np.isfinite(residual).all() and np.isfinite(gradients).all()):
-        raise ValueError(f"The residuals of {problem.name!r}, or their derivatives, are not finite at the start.")
+        found = problems.explain_not_finite(problem, apply, params, points)
+        raise ValueError(
+            f"The residuals of {problem.name!r}, or their derivatives, are not finite at the start.  {found}"
+        )
+    if not gradients.any():
+        raise ValueError(
+            f"No parameter changes any residual of {problem.name!r}: all derivatives are zero at the start.  Does the "
+            "operator use its field, and the network its parameters?"
+        )
     scale = _system.row_scales(gradients) * _row_weights(problem, weights, apply, params, points).astype(theta.dtype)
     advance = Newton(theta) if linear else LevenbergMarquardt()
     rounding = np.finfo(theta.dtype).eps

@@ -1,6 +1,7 @@
 """Infinite width, trained for ever: one solve with the kernel.  Shapes: ``n`` rows, ``N`` ingredients at points."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,7 @@ from pinn_analysis.solving import _linear
 from pinn_analysis.solving._ingredients import Derivative, derivatives, expand, linear_part
 from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._solution import Solution
+from pinn_analysis.weight_rules import trained
 
 HALVINGS = 12
 
@@ -58,13 +60,24 @@ def limit(
         evidence's), and from it the ``error_estimate``.
 
     Raises:
-        ValueError: as `ntk.infinite`; an operator that is no function of derivatives at a point.
+        ValueError: as `ntk.infinite`; an operator that is no function of derivatives at a point, or that is not
+            finite at the field 0, with the point; see `problems.check` for the rest.
     """
-    points = problems.check_points(problem, points)
+    _linear.check_cut(cut)
+    if steps < 1 or components < 1:
+        raise ValueError(f"`steps` and `components` must be at least 1, got {steps} and {components}.")
+    problem, points = trained(problem, points)
     shape = () if components == 1 else (components,)
+    constant = lambda c, x: jnp.full(shape, c, x.dtype)
+    points = _double(problems.check_field(problem, functools.partial(constant, 0.0), points))
+    start = jax.jit(lambda points: jax.jvp(problem.rows(constant, points), (0.0,), (1.0,)))(points)
+    if not np.isfinite(start).all():
+        found = problems.explain_not_finite(problem, constant, jnp.zeros(()), points)
+        raise ValueError(f"`limit` starts from the field that is zero, at which something is not finite.  {found}")
     if held_out is None:
         sizes = {name: -(-len(x) // 4) for name, x in points.items()}
         held_out = problem.sample(jax.random.key(0) if key is None else key, sizes)
+    held_out = _double(problems.check_points(problem, trained(problem, held_out)[1]))
     terms = [_Term(c, derivatives(c, shape, points[n]), shape, points[n]) for n, c in problem.conditions.items()]
     gram = _gram(problem, kernel_fn, terms, shape)
     goal = np.concatenate([term.target for term in terms])
@@ -73,7 +86,9 @@ def limit(
     weights = np.zeros(len(gram))  # Of the ingredients, at their points.
     residual, combination = _linearized(terms, gram @ weights)
     residual, history, reason = residual - goal, [], f"{steps} steps were taken, and the residual was still falling"
-    scale = 1 / np.sqrt(np.maximum(_diagonal(combination, gram), np.finfo(float).tiny))
+    scale = _inverse_root(_diagonal(combination, gram))
+    if not scale.any():
+        raise ValueError(f"No residual of {problem.name!r} depends on the field: do the operators use it?")
     history.append(rms(scale * residual))
     for _ in range(steps):
         wanted = combination @ (gram @ weights) - residual
@@ -104,17 +119,26 @@ def limit(
     root = solve.root() @ (last if halvings == 0 else combination).toarray()
     variance = _Variance(rows, jnp.asarray(root), float(size))
     where = jnp.concatenate([jnp.asarray(x)[:, : len(problem.domain[0])] for x in held_out.values()])
-    u, var = jax.lax.map(lambda x: (jnp.ravel(field(x)), variance(x)), where, batch_size=64)
+    u, var, prior = jax.lax.map(lambda x: (jnp.ravel(field(x)), variance(x), rows.theta(x, x)), where, batch_size=64)
+    # What the points leave open, and what they contradict: their misfit, in units of rows.
+    error = np.sqrt(np.mean(var)) + history[-1] * np.sqrt(np.mean(prior))
+    held_out_residuals = {name: np.asarray(r) for name, r in _residuals(problem, field, held_out).items()}
+    if not np.any(u) and any(map(np.any, held_out_residuals.values())):
+        error = np.inf  # The points do not show how large the field is.
     return Solution(
         field,
-        {name: np.asarray(r) for name, r in _residuals(problem, field, held_out).items()},
-        float(np.sqrt(np.mean(var)) / max(rms(np.asarray(u)), np.finfo(float).tiny)),
+        held_out_residuals,
+        float(error / max(rms(np.asarray(u)), np.finfo(float).tiny)),
         tuple(history),
         solve.rank,
         solve.condition,
         reason,
         variance=variance,
     )
+
+
+def _double(points: Points) -> dict[str, Array]:
+    return {name: jnp.asarray(x, float) for name, x in points.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +212,16 @@ def _residuals(problem: Problem, field: Callable, points: Points) -> dict[str, A
     }
 
 
+def _inverse_root(x: np.ndarray) -> np.ndarray:
+    """``1 / √x``, and 0 for a row that no field changes: where ``x`` is 0."""
+    return np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1)), 0)
+
+
 class _Inverse:
     """``K⁺`` by eigenvalues above a cut, rows scaled to a unit diagonal."""
 
     def __init__(self, kernel: np.ndarray, cut: float):
-        self.scale = 1 / np.sqrt(np.diagonal(kernel))
+        self.scale = _inverse_root(np.diagonal(kernel))
         values, vectors = scipy.linalg.eigh(kernel * self.scale[:, None] * self.scale, check_finite=False)
         kept = values > cut * values[-1]
         self.values, self.vectors = values[kept], vectors[:, kept]

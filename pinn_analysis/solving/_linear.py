@@ -27,6 +27,12 @@ def rounding(dtype: np.dtype) -> float:
     return 5 * float(np.finfo(dtype).eps)
 
 
+def check_cut(cut: float | None) -> None:
+    """Raise `ValueError` unless ``cut`` is a part of the largest value."""
+    if cut is not None and not 0 <= cut < 1:
+        raise ValueError(f"`cut` is a part of the largest singular value or eigenvalue, from 0 to below 1; got {cut}.")
+
+
 def least_squares(a: np.ndarray, b: np.ndarray, cut: float) -> LeastSquares:
     """The shortest ``x`` of ``min ‖a x - b‖``, pivots below ``cut`` times ``‖a‖`` counted as zero.
 
@@ -74,4 +80,4 @@ def _shortest(r: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def rms(x: np.ndarray) -> float:
     """Root mean square."""
-    return float(np.sqrt(np.mean(np.square(x))))
+    return float(np.sqrt(np.mean(np.abs(x) ** 2)))

@@ -15,6 +15,7 @@ from pinn_analysis.solving import _system
 from pinn_analysis.solving._least_squares import held_out_size, least_squares
 from pinn_analysis.solving._points import Cover, cover
 from pinn_analysis.solving._solution import Solution
+from pinn_analysis.weight_rules import trained
 
 FIRST_PARAMETERS, MOST_PARAMETERS = 400, 4000
 MOST = int(1.1 * MOST_PARAMETERS)
@@ -49,7 +50,11 @@ def solve(
     Raises:
         ValueError: no number of components fits the problem; too little memory for the smallest trial.
     """
-    trials = _Trials(problem, key, components or _components(problem), memory or _system.half_of_memory())
+    problem, _ = trained(problem, {})
+    if components is not None and components < 1:
+        raise ValueError(f"`components` must be at least 1, got {components}.")
+    components = _components(problem) if components is None else components
+    trials = _Trials(problem, key, components, _system.half_of_memory() if memory is None else memory)
     d = len(problem.domain[0])
     width = trials.width(FIRST_PARAMETERS)
     while True:

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 from matfree import decomp, stochtrace
 
-from pinn_analysis._functions import as_pytree
+from pinn_analysis._functions import as_pytree, fails
 
 
 @runtime_checkable
@@ -68,7 +68,8 @@ def extreme_eigenvalues(product: Product, like: PyTree, *, key: Array, num_matve
         num_matvecs: products, at most; as many vectors of size ``p`` are kept.
 
     Raises:
-        ValueError: ``num_matvecs`` below 1.
+        ValueError: ``num_matvecs`` below 1; a product that does not take what is like ``like`` to what is like
+            it, or is not finite.
     """
     values, _, errors = _lanczos(product, like, key, num_matvecs, 1)
     return Extremes(values[0, 0], values[0, -1], errors[0, jnp.array([0, -1])])
@@ -82,7 +83,7 @@ def density(product: Product, like: PyTree, *, key: Array, num_matvecs: int = 64
     `extreme_eigenvalues`; ``samples`` is the number of random vectors, of ``num_matvecs`` products each.
 
     Raises:
-        ValueError: ``num_matvecs`` or ``samples`` below 1.
+        ValueError: as `extreme_eigenvalues`; ``samples`` below 1.
     """
     values, shares, _ = _lanczos(product, like, key, num_matvecs, samples)
     p = sum(jnp.size(leaf) for leaf in jax.tree.leaves(like))
@@ -94,7 +95,33 @@ def _lanczos(product: Product, like: PyTree, key: Array, num_matvecs: int, sampl
     if num_matvecs < 1 or samples < 1:
         raise ValueError(f"`num_matvecs` and `samples` must be at least 1, got {num_matvecs} and {samples}.")
     product = product if isinstance(product, Linear) else as_pytree(product)
-    return _ritz(product, stochtrace.sampler_signs(like, num=samples)(key), num_matvecs)
+    kinds = {jnp.result_type(leaf) for leaf in jax.tree.leaves(like)}
+    if not all(jnp.issubdtype(kind, jnp.floating) and jnp.finfo(kind).bits >= 32 for kind in kinds):
+        raise ValueError(f"`like` must consist of float32 or float64, got {sorted(map(str, kinds))}.")
+    try:
+        found = _ritz(product, stochtrace.sampler_signs(like, num=samples)(key), num_matvecs)
+    except (TypeError, ValueError):
+        _check(product, like)  # Raises what is wrong, if it knows.
+        raise
+    if fails(jnp.isfinite(found[0]).all()):
+        raise ValueError("Products with this operator are not finite: it contains NaN or infinity, or overflows.")
+    return found
+
+
+def _check(product: Product, like: PyTree) -> None:
+    """Raise `ValueError` unless the product takes what is like ``like`` to what is like it."""
+    show = lambda tree: jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+    want = show(like)
+    try:
+        got = show(jax.eval_shape(_linear(product), like))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`product` cannot multiply a vector like `like`, {want}: {str(error):.300}") from error
+    if got != want:
+        raise ValueError(f"`product` must take a vector like `like`, {want}, to another one, got {got}.")
+
+
+def _linear(product: Product) -> Callable[[PyTree], PyTree]:
+    return product.linear() if isinstance(product, Linear) else product
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -117,5 +144,5 @@ def _ritz(product: Product, starts: PyTree, num_matvecs: int) -> tuple[Array, Ar
         return values, vectors[0] ** 2, off[-1] * jnp.abs(vectors[-1])
 
     with jax.default_matmul_precision("highest"):
-        linear = product.linear() if isinstance(product, Linear) else product
+        linear = _linear(product)
         return jax.lax.map(ritz, starts)

@@ -29,23 +29,48 @@ class Eigenvalues(NamedTuple):
 
 
 def eigenvalues(kernel: KernelBlocks) -> Eigenvalues:
-    """Eigenvalues, descending, of the block of each term and of the whole.  O(n³).
+    """Eigenvalues, descending, of the block of each term and of the whole, in float64 where x64 is on.  O(n³).
 
     The kernel of infinitely many points is an integral operator; its eigenvalues are about
     those of ``K_ii / n_i``.
+
+    Raises:
+        ValueError: a kernel in half precision, or one that is not finite.
     """
-    values = lambda matrix: jnp.linalg.eigvalsh(matrix)[::-1]
+    values = lambda matrix: jnp.linalg.eigvalsh(_exact(matrix))[::-1]
     return Eigenvalues({name: values(kernel[name, name]) for name in kernel.names}, values(kernel.matrix))
 
 
 def modes(kernel: KernelBlocks, name: str) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues of the block ``K_ii``, descending, and their eigenvectors, one per column."""
-    values, vectors = jnp.linalg.eigh(kernel[name, name])
+    """Eigenvalues of the block ``K_ii``, descending, and their eigenvectors, one per column.
+
+    Raises:
+        ValueError: as `eigenvalues`.
+    """
+    values, vectors = jnp.linalg.eigh(_exact(kernel[name, name]))
     return values[::-1], vectors[:, ::-1]
 
 
+def _exact(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A kernel in the precision in which its eigenvalues are computed: float64 where x64 is on."""
+    precision = matrix.dtype
+    if jnp.finfo(precision).bits < 32:
+        raise ValueError(f"Eigenvalues of a kernel in {precision} are rounding; make it in float32 or float64.")
+    if fails(jnp.isfinite(matrix).all()):
+        raise ValueError(
+            "The kernel contains NaN or infinity; `ntk.empirical` and `ntk.infinite` say where they arise."
+        )
+    return matrix.astype(jnp.promote_types(precision, jnp.result_type(float)))
+
+
 def effective_rank(values: Float[Array, " n"]) -> Float[Array, ""]:
-    """``Σλ / max λ`` of the eigenvalues: how many modes share the trace, from 1 to ``n``."""
+    """``Σλ / max λ`` of the eigenvalues: how many modes share the trace, from 1 to ``n``.
+
+    Raises:
+        ValueError: no eigenvalue is positive.
+    """
+    if fails(values.max() > 0):
+        raise ValueError(f"The rank is that of the largest eigenvalue, which must be positive; got {values.max()}.")
     return values.sum() / values.max()
 
 
@@ -90,7 +115,14 @@ class Spectrum:
         return jnp.where(self.values[-1] > 0, 1 / _positive(self.values[-1]), jnp.inf)
 
     def amplitudes(self, r: Mapping[str, ArrayLike]) -> Float[Array, "... n"]:
-        """How much of each mode there is in residuals: ``Vᵀ D^½ r``, in the order of `values`."""
+        """How much of each mode there is in residuals: ``Vᵀ D^½ r``, in the order of `values`.
+
+        Raises:
+            ValueError: residuals that do not fit the kernel, are complex, or not finite.
+        """
+        for name, part in r.items():
+            if jnp.iscomplexobj(part) or fails(jnp.isfinite(jnp.asarray(part)).all()):
+                raise ValueError(f"Residuals must be real and finite numbers; those of {name!r} are not.")
         return jnp.matmul(self.kernel.join(r) * self.scale, self.modes, precision="highest")
 
     def evolve(
@@ -106,7 +138,7 @@ class Spectrum:
             names: the terms wanted, by default all.
 
         Raises:
-            ValueError: parts of ``r0`` that do not fit the kernel.
+            ValueError: as `amplitudes`.
         """
         amplitudes, where = self.amplitudes(r0), self.kernel.slices()
         multiply = functools.partial(jnp.matmul, precision="highest")
@@ -136,7 +168,7 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
 
     Raises:
         ValueError: weights that are negative or not finite, miss a term or name an unknown one;
-            a kernel in half precision, or not positive semidefinite beyond rounding.
+            a kernel in half precision, not finite, or not positive semidefinite beyond rounding.
     """
     kernel = kernel.dense()
     weights = {name: 1.0 for name in kernel.names if name not in kernel.untrained} if weights is None else weights
@@ -144,13 +176,11 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
     if set(weights) != set(kernel.names):
         raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
     check_weights(weights)
-    precision = kernel.matrix.dtype
-    if jnp.finfo(precision).bits < 32:
-        raise ValueError(f"Eigenvalues of a kernel in {precision} are rounding; make it in float32 or float64.")
-    dtype = jnp.promote_types(precision, jnp.result_type(float))
+    matrix, precision = _exact(kernel.matrix), kernel.matrix.dtype
+    dtype = matrix.dtype
     squares = {name: jnp.asarray(weights[name], dtype) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
     scale = jnp.sqrt(kernel.repeat(squares))
-    values, vectors = jnp.linalg.eigh(scale[:, None] * kernel.matrix * scale)
+    values, vectors = jnp.linalg.eigh(scale[:, None] * matrix * scale)
     # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
     rounding = len(values) * jnp.finfo(precision).eps * jnp.abs(values).max()
     if fails(values[0] >= -rounding):
