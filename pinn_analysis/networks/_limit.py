@@ -105,20 +105,20 @@ class Limit:
             raise ValueError(f'`get` must be "ntk", "nngp" or a tuple of them, got {get!r}.')
         x1 = jnp.asarray(x1, jnp.result_type(float, x1) if not hasattr(x1, "dtype") else None)
         x2 = x1 if x2 is None else jnp.asarray(x2)
+        expected = _expected
+        if self.depth and not any(isinstance(x, jax.core.Tracer) for x in (x1, x2)):
+            found = max(self._variance(x1), self._variance(x2))
+            if not (self._has_closed_form() and rounded(found) == math.inf):
+                self._series(found, expected.orders if _seen is not None else (0, 0))
+            if _seen is not None:
+                _seen.append(found)
+                return np.zeros((len(x1), len(x2)))
+            expected = Expected((0, 0), rounded(found))
         scale = self.weight_std**2 / x1.shape[-1]
         a, b = (scale * jnp.sum(x * x, -1) + self.bias_std**2 for x in (x1, x2))
         covariance = scale * jnp.matmul(x1, x2.T, precision="highest") + self.bias_std**2
         if not self.depth:
             return covariance
-        expected = _expected
-        if not any(isinstance(v, jax.core.Tracer) for v in (a, b)):
-            found = max(self._variance(a), self._variance(b))
-            if not (self._has_closed_form() and rounded(found) == math.inf):
-                self._series(found, expected.orders if _seen is not None else (0, 0))
-            if _seen is not None:
-                _seen.append(found)
-                return jnp.zeros(covariance.shape, covariance.dtype)
-            expected = Expected((0, 0), rounded(found))
         if self._has_closed_form() and (expected == Expected() or expected.variance == math.inf):
             return _closed_form(self)(x1, x2, get)
         rho = covariance * jax.lax.rsqrt(a)[:, None] * jax.lax.rsqrt(b)
@@ -127,9 +127,9 @@ class Limit:
     def _has_closed_form(self) -> bool:
         return self.activation in (jax.scipy.special.erf, jnp.sin)
 
-    def _variance(self, a: Float[Array, " n"]) -> float:
+    def _variance(self, x: Float[Array, "n d"]) -> float:
         """Largest variance of a preactivation of any layer."""
-        a = np.asarray(a, float)
+        a = self.weight_std**2 * np.mean(np.asarray(x, float) ** 2, -1) + self.bias_std**2
         if not np.isfinite(a).all():
             return math.inf
         a = np.linspace(a.min(), a.max(), 65) if len(a) > 65 else a
@@ -209,11 +209,12 @@ class _Table:
         roots = [_times(side.variance[0], side.inverse_root[0]) for side in (one, two)]
         covariance = _along(orders, start, roots[0], roots[1])
 
-        def layer(carry: tuple, sides: tuple[_Side, _Side]) -> tuple[tuple, None]:
+        def layer(carry: tuple, sides: tuple[_Side, _Side], first: bool = False) -> tuple[tuple, None]:
             rho, _, kernel = carry
             one, two = sides
-            local = _hermite.sums(series, one.coefficients, two.coefficients, rho[0])
-            both = _compose(orders, _with_slope(orders, local), rho, one.powers, two.powers)
+            both = _with_slope(orders, _hermite.sums(series, one.coefficients, two.coefficients, rho[0]))
+            if not first:  # The numbers of the first layer are those that derivatives are taken by.
+                both = _compose(orders, both, rho, one.powers, two.powers)
             value, slope = both[:, 0], both[:, 1]
             slope = _along(orders, slope, one.inverse_root, two.inverse_root)
             covariance = (limit.weight_std**2 * value).at[0].add(limit.bias_std**2)
@@ -221,7 +222,10 @@ class _Table:
             rho = _along(orders, covariance, one.next_inverse_root, two.next_inverse_root)
             return (rho, covariance, kernel), None
 
-        (_, covariance, kernel), _ = jax.lax.scan(layer, (start, covariance, covariance), (one, two))
+        after, _ = layer((start, covariance, covariance), jax.tree.map(lambda x: x[0], (one, two)), first=True)
+        if limit.depth > 1:
+            after, _ = jax.lax.scan(layer, after, jax.tree.map(lambda x: x[1:], (one, two)))
+        _, covariance, kernel = after
         return kernel if self.get == "ntk" else covariance
 
 
