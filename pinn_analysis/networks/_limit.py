@@ -294,9 +294,9 @@ def _inverse_root(p: Array) -> Array:
 class _Pairs(NamedTuple):
     """Which terms of two factors, row by row, make up each term of their product."""
 
-    left: np.ndarray  # ``(terms of the product, most)``.
-    right: np.ndarray
-    there: np.ndarray  # 1, or 0 where a term has fewer.
+    left: ArrayLike  # ``(terms of the product, most)``.
+    right: ArrayLike
+    there: ArrayLike  # 1, or 0 where a term has fewer.
 
 
 @functools.cache
@@ -316,14 +316,12 @@ def _pairs_of(orders: tuple[int, int]) -> _Pairs:
 def _product(pairs: _Pairs, p: Array, q: Array) -> Array:
     """Of arrays whose first axis is of monomials."""
 
-    def term(left: ArrayLike, right: ArrayLike, there: np.ndarray) -> Array:
-        return _rows(p, left) * _rows(q, right) * there.reshape(-1, *[1] * (p.ndim - 1))
+    def further(total: Array, column: _Pairs) -> tuple[Array, None]:
+        there = column.there.reshape(-1, *[1] * (p.ndim - 1))
+        return total + _rows(p, column.left) * _rows(q, column.right) * there, None
 
-    if len(pairs.left) == 1:  # JAX 0.10 cannot lower a loop of one pass in another one.
-        return p * q
-    columns = tuple(jnp.asarray(array.T) for array in pairs)
     zero = jnp.zeros((len(pairs.left), *p.shape[1:]), p.dtype)
-    return jax.lax.scan(lambda total, column: (total + term(*column), None), zero, columns)[0]
+    return jax.lax.scan(further, zero, jax.tree.map(lambda x: jnp.asarray(x.T), pairs))[0]
 
 
 def _rows(p: Array, index: ArrayLike) -> Array:

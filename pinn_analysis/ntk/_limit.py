@@ -301,7 +301,7 @@ def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: 
     most = max(orders.values())
     with _limit.variances((most, most)) as seen:
         for x in points.values():
-            kernel_fn(np.asarray(x), np.asarray(x[:1]), "ntk")
+            kernel_fn(x, jnp.asarray(np.asarray(x)[:1]), "ntk")
     return _limit.rounded(max(seen)) if seen else None
 
 
@@ -368,9 +368,10 @@ def waves(shape: Shape) -> tuple[Field, Field]:
 
 def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | None) -> Shape:
     """Shape of a value of the field: that of ``field``, of the solution, or the one that the operators need."""
-    some_point = next(iter(points.values()))[0]
     if field is not None or problem.solution is not None:
-        return jax.eval_shape(field or problem.solution, some_point).shape
+        name, condition = next(iter(problem.conditions.items()))
+        place = points[name][0, : points[name].shape[1] - condition.values]
+        return jax.eval_shape(field or problem.solution, place).shape
     possible = [shape for shape in [(), *((m,) for m in range(1, MANY + 1))] if _fits(problem, points, shape)]
     if possible and (possible[0] == () or len(possible) == 1):
         return possible[0]
