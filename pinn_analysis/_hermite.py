@@ -106,8 +106,8 @@ def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
 
     The terms are measured at ``variance``, where they fall slowest, in the highest derivative in ρ at
     ρ = 1, where all that are left out add up: they must be less than `TAIL` of it.  A coefficient is
-    known to rounding of ``√E[φ²]``, so what lies below is 0, and `NOISE` is how much of the derivative
-    may be rounding.  None if no series of at most `LONGEST` terms is so good, or its nodes miss
+    known to rounding of ``√E[φ²]``, independent of the others': what lies below is 0, and `NOISE` is
+    how much of the derivative may be rounding.  None if no series of at most `LONGEST` terms is so good, or its nodes miss
     something: then ``Σ a_k²`` is not ``E[φ²]`` at seven times as many.
     """
     nodes, fine_weight = _trapezoid(LONGEST, finer=7)
@@ -132,7 +132,7 @@ def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
         left_out = np.cumsum(found[::-1])[::-1]
         if at >= p and left_out[at] <= tail * left_out[0]:
             terms = int(np.argmax(left_out <= tail * left_out[0]))
-            noise = floor * _binomial(np.arange(terms), p).sum()
+            noise = 2 * np.finfo(float).eps * np.sqrt(energy * found[:terms] @ _binomial(np.arange(terms), p))
             missed = abs(squares.sum() - energy) > 1e-11 * energy
             return None if missed or 0 < left_out[0] * NOISE < noise else Series(terms + 2 * p, first, step)
     return None

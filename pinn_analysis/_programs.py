@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax import Array
 from jax.extend import core
 
 from pinn_analysis._laplacian import _CALLS, _function, _live

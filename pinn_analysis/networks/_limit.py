@@ -152,7 +152,10 @@ class Limit:
             reach = f"its series is good up to a variance of {good[-1]:g}: scale the inputs with `standardized`, "
             reach += "or take a smaller `weight_std` or `bias_std`"
         else:
-            reach = "its series does not converge at any: the activation has a kink or is too steep. Take a smooth one"
+            reach = "no series is right at this variance or a smaller one: the activation has a kink, is too steep, or "
+            reach += (
+                "so nearly polynomial that its derivatives are lost in rounding. Take a smooth one, or larger scales"
+            )
         raise ValueError(
             f"Preactivations have a variance of up to {variance:.3g}, and of the limit of {name} with "
             f"{derivatives} derivatives {reach}."
@@ -222,12 +225,12 @@ class _Table:
 
         # The numbers of the first layer are those that derivatives are taken by, and the roots in its kernel cancel:
         # c E[φ'(u) φ'(v)] = ρ ∂/∂ρ E[φ(u) φ(v)].
-        first, others = (jax.tree.map(lambda x: x[at], (one, two)) for at in (0, slice(1, None)))
-        both = local(*first, rho)
+        both = local(*jax.tree.map(lambda x: x[0], (one, two)), rho)
         power = np.array([float(p) for p, _, _ in keys(*orders)])[:, None, None]
         covariance = affine(both[:, 0])
         kernel = covariance + limit.weight_std**2 * (rho * both[:, 1] + power * both[:, 0])
         if limit.depth > 1:
+            others = jax.tree.map(lambda x: x[1:], (one, two))
             covariance, kernel = jax.lax.scan(layer, (covariance, kernel), others)[0]
         return kernel if self.get == "ntk" else covariance
 
