@@ -107,8 +107,8 @@ def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
     The terms are measured at ``variance``, where they fall slowest, in the highest derivative in ρ at
     ρ = 1, where all that are left out add up: they must be less than `TAIL` of it.  A coefficient is
     known to rounding of ``√E[φ²]``, independent of the others': what lies below is 0, and `NOISE` is
-    how much of the derivative may be rounding.  None if no series of at most `LONGEST` terms is so good, or its nodes miss
-    something: then ``Σ a_k²`` is not ``E[φ²]`` at seven times as many.
+    how much of the derivative may be rounding.  None if no series of at most `LONGEST` terms is so good,
+    or its nodes miss something: then ``Σ a_k²`` is not ``E[φ²]`` at seven times as many.
     """
     nodes, fine_weight = _trapezoid(LONGEST, finer=7)
     with jax.ensure_compile_time_eval():

@@ -133,9 +133,10 @@ def theta(activation, depth, x, y, dx, dy, weight_std=1.0, bias_std=1.0, degree=
     v1[:, 0], v2[0] = square(x, dx), square(y, dy)
     c, v1, v2 = affine(c), affine(v1), affine(v2)
     kernel = c
-    for _ in range(depth):
+    for layer in range(depth):
         covariance, slopes = _expectations(phi, c, v1, v2)
-        v1, v2 = (affine(_expectations(phi, v, v, v)[0]) for v in (v1, v2))
+        if layer < depth - 1:
+            v1, v2 = (affine(_expectations(phi, v, v, v)[0]) for v in (v1, v2))
         c = affine(covariance)
         kernel = c + weight_std**2 * _times(kernel, slopes)
     return kernel if get == "ntk" else c
