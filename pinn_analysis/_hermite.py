@@ -30,6 +30,8 @@ from jaxtyping import Float
 Elementwise = Callable[[Array], Array]
 Key = tuple[int, int, int]  # Powers of the increments of ρ, v1 and v2.
 
+TAIL = 1e-13  # Of a sum that may be left out; a hundred times as much beyond four derivatives.
+NOISE = 1e-9  # Of a derivative that may be rounding of the coefficients.
 LONGEST = 6000  # Terms: one product of 4,000 nodes by as many terms takes 0.2 GB.
 
 
@@ -42,12 +44,12 @@ class Series(NamedTuple):
 
 
 def keys(n: int, m: int, more: int = 0) -> list[Key]:
-    """Monomials that ``n`` derivatives in one point and ``m`` in the other need, by degree.
+    """Monomials that ``n`` derivatives in one point and ``m`` in the other need, by the power of ρ's increment.
 
     A derivative in a point moves ρ or the variance of this point; ``more`` further ones move ρ alone.
     """
     all_keys = [(p, q, r) for q in range(n + 1) for r in range(m + 1) for p in range(n + m + more - q - r + 1)]
-    return sorted(all_keys, key=lambda key: (sum(key), key))
+    return sorted(all_keys, key=lambda key: (key[0], sum(key), key))
 
 
 def coefficients(fn: Elementwise, series: Series, v: Float[Array, " n"], order: int) -> tuple[Array, Array]:
@@ -74,69 +76,72 @@ def sums(series: Series, a1: Array, a2: Array, rho: Float[Array, "n m"]) -> Floa
         a2: of the second points, ``(order + 1, terms, m)``.
         rho: correlation of each pair.
     """
-    wanted = keys(len(a1) - 1, len(a2) - 1, more=1)
-    most = max(p for p, _, _ in wanted)
-    count = a1.shape[1] - -(-most // series.step)
-
-    def rows(a: Array, which: int, binomials: bool) -> Array:
-        """What multiplies ``ρ^(step j + rest)`` in each sum, ``(count, sums, n)``."""
-        out = []
-        for key in wanted:
-            p = key[0]
-            k = series.step * np.arange(count) + (series.first - p) % series.step + p
-            start = (k[0] - series.first) // series.step
-            row = a[key[which], start : start + count]
-            out.append(row * _binomial(k, p)[:, None] if binomials else row)
-        return jnp.stack(out, 1)
-
+    most = len(a1) + len(a2) - 1  # Derivatives in ρ.
+    pairs = [key[1:] for key in keys(len(a1) - 1, len(a2) - 1) if not key[0]]
+    counts = [sum(q + r <= most - p for q, r in pairs) for p in range(most + 1)]
     y = rho**series.step
 
-    def horner(total: Array, ab: tuple[Array, Array]) -> tuple[Array, None]:
-        return total * y + ab[0][:, :, None] * ab[1][:, None, :], None
+    def horner(totals: list[Array], ab: tuple[Array, Array]) -> tuple[list[Array], None]:
+        """Of a polynomial and its derivatives in ``y``, over their factorials."""
+        term = ab[0][:, :, None] * ab[1][:, None, :]
+        lower = [term, *totals[:-1]]
+        return [total * y + more[: len(total)] for total, more in zip(totals, lower, strict=True)], None
 
-    zeros = jnp.zeros((len(wanted), *rho.shape), rho.dtype)
-    factors = rows(a1, 1, True), rows(a2, 2, False)
-    totals = jax.lax.scan(horner, zeros, factors, reverse=True, unroll=4)[0]
-    rest = np.array([(series.first - p) % series.step for p, _, _ in wanted], bool)
-    return jnp.where(rest[:, None, None], totals * rho, totals)
+    zeros = [jnp.zeros((count, *rho.shape), rho.dtype) for count in counts]
+    factors = [jnp.moveaxis(a[np.array([pair[i] for pair in pairs])], 1, 0) for i, a in enumerate((a1, a2))]
+    totals = jax.lax.scan(horner, zeros, tuple(factors), reverse=True)[0]
+    if series.step == 2:  # By ρ: δy = 2 ρ δρ + δρ².
+        totals = [
+            sum(math.comb(s, p - s) * (2 * rho) ** (2 * s - p) * totals[s][:count] for s in range(-(-p // 2), p + 1))
+            for p, count in enumerate(counts)
+        ]
+    if series.first:
+        totals = [rho * total + (totals[p - 1][: len(total)] if p else 0) for p, total in enumerate(totals)]
+    return jnp.concatenate(totals)
 
 
 @functools.cache
 def series(fn: Elementwise, variance: float, derivatives: int) -> Series | None:
     """The series that is right up to ``variance`` for so many derivatives in both points together.
 
-    None if there is none of at most `LONGEST` terms: the terms are measured at ``variance``, where they
-    fall slowest, and what a further quarter of them adds to the highest derivative must be rounding.
+    The terms are measured at ``variance``, where they fall slowest, in the highest derivative in ρ at
+    ρ = 1, where all that are left out add up: they must be less than `TAIL` of it.  A coefficient is
+    known to rounding of ``√E[φ²]``, independent of the others': what lies below is 0, and `NOISE` is
+    how much of the derivative may be rounding.  None if no series of at most `LONGEST` terms is so good,
+    or its nodes miss something: then ``Σ a_k²`` is not ``E[φ²]`` at seven times as many.
     """
-    first, step = _parity(fn)
-    z, weight = _trapezoid(LONGEST)
+    nodes, fine_weight = _trapezoid(LONGEST, finer=7)
     with jax.ensure_compile_time_eval():
-        values = np.asarray(fn(jnp.asarray(np.sqrt(variance) * z)), float)
-    if not np.isfinite(values).all():
+        fine = np.asarray(fn(jnp.asarray(np.sqrt(variance) * nodes)), float)
+    if not np.isfinite(fine).all():
         return None
-    p, block = derivatives + 1, 64
-    energy = values_energy = 0.0
-    previous, current = np.zeros_like(z), np.sqrt(weight)
-    root, at = current, 0
-    while at < LONGEST:
-        size = max(block, at // 4)
-        found = []
+    first, step = _parity(fine)
+    (z, weight), values, energy = _trapezoid(LONGEST), fine[3::7], fine_weight @ fine**2
+    p, block, root = derivatives + 1, 64, np.sqrt(weight)
+    floor, tail = (4 * np.finfo(float).eps) ** 2 * energy, TAIL if derivatives <= 4 else 100 * TAIL
+    previous, current = np.zeros_like(z), root
+    squares, found = np.zeros(0), np.zeros(0)
+    while len(found) < LONGEST:
+        at, size = len(found), max(block, len(found) // 4)
+        further = []
         for k in range(at, at + size):
-            found.append(np.dot(current, root * values))
+            further.append(np.dot(current, root * values) ** 2)
             previous, current = current, (z * current - np.sqrt(k) * previous) / np.sqrt(k + 1)
-        squares = np.asarray(found) ** 2
-        found = squares * _binomial(np.arange(at, at + size), p)
-        # A polynomial has no high derivatives: what rounding leaves of them is compared with its values.
-        if at >= p and found.sum() <= (1e-13 if derivatives <= 4 else 1e-11) * max(energy, 1e-6 * values_energy):
-            return Series(at + 2 * p, first, step)
-        energy, values_energy, at = energy + found.sum(), values_energy + squares.sum(), at + size
+        squares = np.concatenate([squares, further])
+        found = np.where(squares > floor, squares, 0) * _binomial(np.arange(at + size), p)
+        left_out = np.cumsum(found[::-1])[::-1]
+        if at >= p and left_out[at] <= tail * left_out[0]:
+            terms = int(np.argmax(left_out <= tail * left_out[0]))
+            noise = 2 * np.finfo(float).eps * np.sqrt(energy * found[:terms] @ _binomial(np.arange(terms), p))
+            missed = abs(squares.sum() - energy) > 1e-11 * energy
+            return None if missed or 0 < left_out[0] * NOISE < noise else Series(terms + 2 * p, first, step)
     return None
 
 
 def second_moment(fn: Elementwise, variance: np.ndarray) -> np.ndarray:
     """``E[φ(z)²]`` for ``z ~ N(0, variance)``."""
     z, weight = _trapezoid(4000)
-    return np.asarray([weight @ np.asarray(fn(jnp.asarray(np.sqrt(v) * z)), float) ** 2 for v in variance])
+    return np.asarray(fn(jnp.asarray(np.sqrt(variance)[:, None] * z)), float) ** 2 @ weight
 
 
 def _derivative(f: Elementwise) -> Elementwise:
@@ -148,23 +153,27 @@ def _binomial(k: np.ndarray, p: int) -> np.ndarray:
     return np.prod([(k - i) / (i + 1) for i in range(p)], axis=0, initial=1.0) * np.ones(k.shape)
 
 
-def _parity(fn: Elementwise) -> tuple[int, int]:
-    """First index and step of the terms that do not vanish: odd and even functions have half."""
-    z = np.linspace(0, 13, 401)
-    with jax.ensure_compile_time_eval():
-        plus, minus = fn(jnp.asarray(z)), fn(jnp.asarray(-z))
-        scale = jnp.abs(plus).max() * 1e-14
-        if jnp.abs(plus + minus).max() <= scale:
-            return 1, 2
-        return (0, 2) if jnp.abs(plus - minus).max() <= scale else (0, 1)
+def _parity(values: np.ndarray) -> tuple[int, int]:
+    """First index and step of the terms that do not vanish: odd and even functions have half.
+
+    Compared with the largest value as near to 0: one far out would hide what is not odd at small variances.
+    """
+    minus, plus = values[len(values) // 2 - 1 :: -1], values[len(values) // 2 :]
+    scale = 1e-14 * np.maximum.accumulate(np.maximum(np.abs(plus), np.abs(minus)))
+    if (np.abs(plus + minus) <= scale).all():
+        return 1, 2
+    return (0, 2) if (np.abs(plus - minus) <= scale).all() else (0, 1)
 
 
-def _trapezoid(terms: int, half_width: float = 13.0) -> tuple[np.ndarray, np.ndarray]:
+def _trapezoid(terms: int, half_width: float = 13.0, finer: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for N(0, 1); beats Gauss-Hermite where the integrand has poles.
 
     ``h_k`` has ``√k`` as its highest frequency, and the function of a series of that length has as much again.
+    With an odd ``finer``, so many times as many nodes, of which every ``finer``-th one is one of the others.
     """
-    z = np.linspace(-half_width, half_width, 2 * max(200, round(8 * np.sqrt(terms))))
+    half = max(200, round(8 * np.sqrt(terms)))
+    # Symmetric to the last digit.
+    z = (np.arange(-half * finer, half * finer) + 0.5) * (half_width / (half - 0.5) / finer)
     weight = np.exp(-(z**2) / 2)
     return z, weight / weight.sum()
 

@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax import Array
 from jax.extend import core
 
 from pinn_analysis._laplacian import _CALLS, _function, _live
 
 
-def deduplicated(f: Callable[..., Array]) -> Callable[..., Array]:
-    """``f`` of arrays, with every operation on the same arguments done once and none in vain."""
+def deduplicated(f: Callable[..., Any]) -> Callable[..., Any]:
+    """``f`` of arrays, to any pytree of them, with every operation on the same arguments done once and none in vain."""
 
-    def once(*arguments: Array) -> Array:
-        closed = jax.make_jaxpr(f)(*arguments)
+    def once(*arguments: Any) -> Any:
+        closed, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
         values: dict[int, Any] = {}
         numbers: dict[Any, tuple[int, ...]] = {}
 
@@ -64,7 +63,7 @@ def deduplicated(f: Callable[..., Array]) -> Callable[..., Array]:
             numbers[key] = tuple(new(value) for value in _function(eqn)(*(values[i] for i in at)))
             return numbers[key]
 
-        (out,) = run(closed.jaxpr, closed.consts, [new(argument) for argument in arguments])
-        return values[out]
+        outputs = run(closed.jaxpr, closed.consts, [new(argument) for argument in jax.tree.leaves(arguments)])
+        return jax.tree.unflatten(jax.tree.structure(shape), [values[out] for out in outputs])
 
     return once

@@ -5,7 +5,7 @@ For the preactivations ``(u, v) ~ N(0, [[v1, c], [c, v2]])`` of a layer let
     T_ij = E[φ^(i)(u) φ^(j)(v)],   ∂T_ij/∂c = T_{i+1,j+1},   ∂T_ij/∂v1 = T_{i+2,j} / 2,
 
 and likewise for v2 (Price's theorem).  With ``x`` moved by ``h`` and ``x'`` by ``k``, everything is
-a polynomial in ``(h, k)``, of which degree 2 in each is kept: `theta` has ``∂ᵢ∂'ⱼ Θ`` as its
+a polynomial in ``(h, k)``, of which ``degree`` in each is kept: `theta` has ``∂ᵢ∂'ⱼ Θ`` as its
 coefficients, times ``i! j!``.  No square root is differentiated, so the diagonal is no exception.
 """
 
@@ -14,7 +14,7 @@ from math import factorial
 import numpy as np
 from scipy.special import eval_hermitenorm, ndtr
 
-DERIVATIVES = 8  # φ and φ' are differentiated up to six times.
+DERIVATIVES = 14  # φ and φ' are differentiated up to three times as often as a point is: six times, twelve times.
 
 
 def _tanh(z):
@@ -45,7 +45,24 @@ def _sin(z):
     return np.stack([np.sin(z + k * np.pi / 2) for k in range(DERIVATIVES)])
 
 
-ACTIVATIONS = {"tanh": _tanh, "erf": _erf, "sin": _sin, "gelu": _gelu}  # z -> φ(z), φ'(z), φ''(z), ...
+def _softplus(z):
+    """Its derivative is ``(1 + tanh(z / 2)) / 2``."""
+    slopes = [value / 2 ** (k + 1) + (k == 0) / 2 for k, value in enumerate(_tanh(z / 2)[:-1])]
+    return np.stack([np.logaddexp(0, z), *slopes])
+
+
+def _kink(z):
+    """``|z|``; what its derivatives have at 0 is left out."""
+    return np.stack([np.abs(z), np.sign(z)] + [0 * z] * (DERIVATIVES - 2))
+
+
+# z -> φ(z), φ'(z), φ''(z), ...
+ACTIVATIONS = {"tanh": _tanh, "erf": _erf, "sin": _sin, "gelu": _gelu, "softplus": _softplus, "kink": _kink}
+
+
+def of_argument(phi, scale, shift):
+    """``φ(scale z + shift)`` with its derivatives."""
+    return lambda z: phi(scale * z + shift) * scale ** np.arange(DERIVATIVES).reshape(-1, *[1] * np.ndim(z))
 
 
 def nodes(n=400, half_width=9.0):
@@ -59,64 +76,70 @@ def nodes(n=400, half_width=9.0):
 
 
 def _table(phi, c, v1, v2):
-    """``T_ij`` for all orders."""
+    """``T_ij`` for all orders that are needed."""
     z, weight = nodes()
     inner = phi(c / np.sqrt(v1) * z[:, None] + np.sqrt(max(v2 - c**2 / v1, 0)) * z) @ weight
     return phi(np.sqrt(v1) * z) * weight @ inner.T
 
 
 def _times(p, q):
-    out = np.zeros((3, 3))
-    for i, j in np.ndindex(3, 3):
-        out[i:, j:] += p[i, j] * q[: 3 - i, : 3 - j]
+    out, size = np.zeros(p.shape), len(p)
+    for i, j in np.ndindex(p.shape):
+        out[i:, j:] += p[i, j] * q[: size - i, : size - j]
     return out
 
 
 def _powers(p, count):
     """Of ``p`` less its constant, from 0."""
-    powers, rest = [_constant(1)], p - _constant(p[0, 0])
+    powers, rest = [_constant(1, len(p))], p - _constant(p[0, 0], len(p))
     for _ in range(count):
         powers.append(_times(powers[-1], rest))
     return powers
 
 
-def _constant(value):
-    return np.pad([[value]], ((0, 2), (0, 2)))
+def _constant(value, size):
+    return np.pad([[value]], ((0, size - 1), (0, size - 1)))
 
 
 def _expectations(phi, c, v1, v2):
     """``E[φφ]`` and ``E[φ'φ']`` by their Taylor series."""
-    table, out = _table(phi, c[0, 0], v1[0, 0], v2[0, 0]), np.zeros((2, 3, 3))
-    c, v1, v2 = _powers(c, 4), _powers(v1, 2), _powers(v2, 2)
-    for i, j, k in np.ndindex(5, 3, 3):
+    degree = len(c) - 1
+    few = lambda z: phi(z)[: 3 * degree + 2]
+    table, out = _table(few, c[0, 0], v1[0, 0], v2[0, 0]), np.zeros((2, *c.shape))
+    c, v1, v2 = _powers(c, 2 * degree), _powers(v1, degree), _powers(v2, degree)
+    for i, j, k in np.ndindex(2 * degree + 1, degree + 1, degree + 1):
         term = _times(c[i], _times(v1[j], v2[k])) / (factorial(i) * factorial(j) * factorial(k) * 2 ** (j + k))
         if term.any():
             out += [table[m + i + 2 * j, m + i + 2 * k] * term for m in (0, 1)]
     return out
 
 
-def theta(activation, depth, x, y, dx, dy, weight_std=1.0, bias_std=1.0):
-    """Coefficients of ``Θ(x + h dx, y + k dy)``, ``(3, 3)``."""
-    phi, d = ACTIVATIONS[activation], len(x)
+def theta(activation, depth, x, y, dx, dy, weight_std=1.0, bias_std=1.0, degree=2, get="ntk"):
+    """Coefficients of ``Θ(x + h dx, y + k dy)``, or of the covariance, ``(degree + 1, degree + 1)``."""
+    phi, d, size = ACTIVATIONS.get(activation, activation), len(x), degree + 1
 
     def affine(p):
-        return weight_std**2 * p + _constant(bias_std**2)
+        return weight_std**2 * p + _constant(bias_std**2, size)
 
-    def inner(a, b):  # Of two polynomials with vector coefficients, by (h, k).
-        return sum(np.multiply.outer(p, q) for p, q in zip(a, b, strict=True)) / d
+    def inner(a, b):  # Of two lines.
+        out = np.zeros((size, size))
+        out[:2, :2] = [[p @ q / d for q in b] for p in a]
+        return out
 
-    line_x, line_y = np.stack([x, dx, 0 * dx], -1), np.stack([y, dy, 0 * dy], -1)
-    square = np.array([[x @ x, 2 * x @ dx, dx @ dx], [y @ y, 2 * y @ dy, dy @ dy]]) / d
-    c, v1, v2 = inner(line_x, line_y), np.zeros((3, 3)), np.zeros((3, 3))
-    v1[:, 0], v2[0] = square
+    def square(p, dp):
+        return np.pad([p @ p / d, 2 * p @ dp / d, dp @ dp / d][:size], (0, max(0, size - 3)))
+
+    c, v1, v2 = inner((x, dx), (y, dy)), np.zeros((size, size)), np.zeros((size, size))
+    v1[:, 0], v2[0] = square(x, dx), square(y, dy)
     c, v1, v2 = affine(c), affine(v1), affine(v2)
     kernel = c
-    for _ in range(depth):
+    for layer in range(depth):
         covariance, slopes = _expectations(phi, c, v1, v2)
-        v1, v2 = (affine(_expectations(phi, v, v, v)[0]) for v in (v1, v2))
+        if layer < depth - 1:
+            v1, v2 = (affine(_expectations(phi, v, v, v)[0]) for v in (v1, v2))
         c = affine(covariance)
         kernel = c + weight_std**2 * _times(kernel, slopes)
-    return kernel
+    return kernel if get == "ntk" else c
 
 
 def kernel(rows, activation, depth, **options):

@@ -95,3 +95,37 @@ def test_the_error_for_tanh_falls_exponentially_in_the_root_of_the_order():
     errors = [abs(series(jnp.tanh, length=length)[0](v, v, v) - exact) for length in cut_off]
     rate = -np.polyfit(np.sqrt(orders), np.log(errors), 1)[0]
     assert abs(rate - np.pi / np.sqrt(v)) < 0.05, f"rate {rate:.2f}, errors {errors}"
+
+
+def test_a_small_share_that_derivatives_hang_on_is_right_or_refused():
+    """``z + ε sin z``: only the sine has a fifth derivative in ρ, ``ε² e^{-v} v⁵ cosh(ρ v)``."""
+    v, seen = 0.25, []
+    for epsilon in (1.0, 1e-3, 1e-5, 1e-6, 1e-7):
+        fn = lambda z, e=epsilon: z + e * jnp.sin(z)
+        length = _hermite.series(fn, v, 4)
+        seen.append(length is not None and length.terms > 10)
+        if seen[-1]:
+            a = _hermite.coefficients(fn, length, jnp.array([v]), 2)[0]
+            fifth = _hermite.sums(length, a, a, jnp.ones((1, 1)))[_hermite.keys(2, 2, more=1).index((5, 0, 0)), 0, 0]
+            exact = epsilon**2 * np.exp(-v) * v**5 * np.cosh(v) / 120
+            np.testing.assert_allclose(fifth, exact, rtol=_hermite.NOISE)
+    assert seen[0] and not seen[-1], seen
+
+
+def test_a_series_is_no_longer_than_it_must_be():
+    fn, v = jnp.tanh, 2.0
+    length = _hermite.series(fn, v, 4)
+    place = _hermite.keys(2, 2, more=1).index((5, 0, 0))
+
+    def fifth(terms):
+        cut = length._replace(terms=terms)
+        a = _hermite.coefficients(fn, cut, jnp.array([v]), 2)[0]
+        return float(_hermite.sums(cut, a, a, jnp.ones((1, 1)))[place, 0, 0])
+
+    exact = fifth(2 * length.terms)
+    assert abs(fifth(length.terms) / exact - 1) <= 2 * _hermite.TAIL < abs(fifth(length.terms * 3 // 4) / exact - 1)
+
+
+def test_what_the_nodes_miss_is_refused():
+    narrow = lambda z: jnp.tanh(z) + jnp.exp(-(((z - 1) * 300) ** 2))  # Its width is a tenth of their distance.
+    assert _hermite.series(jnp.tanh, 1.0, 4) is not None and _hermite.series(narrow, 1.0, 4) is None

@@ -12,7 +12,7 @@ import quadrature
 from pinn_analysis import ntk
 from pinn_analysis.networks import mlp, standardized
 from pinn_analysis.operators import identity, laplacian, partial
-from pinn_analysis.problems import Condition, Problem, box, helmholtz_2d, klein_gordon, poisson_1d
+from pinn_analysis.problems import Condition, Problem, box, data, helmholtz_2d, klein_gordon, poisson_1d
 
 
 def network(d, depth, activation, **options):
@@ -104,6 +104,55 @@ def test_one_hidden_layer_is_the_formula_of_the_paper():
     kernel = ntk.infinite(problem_of(u=identity, r=laplacian), network(1, 1, "tanh").kernel_fn, {"u": x, "r": x})
     errors = worst(kernel, np.block([[k_uu, k_ru.T], [k_ru, k_rr]]))
     assert max(errors.values()) <= TOLERANCE, errors
+
+
+def biharmonic(u):
+    return laplacian(laplacian(u))
+
+
+def kuramoto_sivashinsky(u):
+    x, xx, xxx, xxxx = (partial(*[1] * k)(u) for k in range(1, 5))
+    return lambda p: partial(0)(u)(p) + u(p) * x(p) + xx(p) + 4 * xxx(p) + xxxx(p)
+
+
+def wave(p):
+    return jnp.sin(2 * p[1] - p[0])
+
+
+def at_wave(p):
+    """The linearised equation of Kuramoto and Sivashinsky: by direction, what multiplies each ``h⁽ᵏ⁾ / k!``."""
+    phase = 2 * p[1] - p[0]
+    return [([1.0, 0.0], [0, 1, 0, 0, 0]), ([0.0, 1.0], [2 * np.cos(phase), np.sin(phase), 2, 24, 24])]
+
+
+# Δ² = 2/3 (∂_x⁴ + ∂_y⁴) + 1/6 ((∂_x + ∂_y)⁴ + (∂_x - ∂_y)⁴).
+FOURTH = [0, 0, 0, 0, 24.0]
+SQUARED_LAPLACIAN = [([1.0, 0], 2 / 3), ([0, 1.0], 2 / 3), ([1.0, 1], 1 / 6), ([1.0, -1], 1 / 6)]
+
+
+@pytest.mark.parametrize(
+    "operator, d, depth, field, lines",
+    [
+        (partial(0, 0, 0, 0), 1, 2, None, lambda p: [([1.0], FOURTH)]),
+        (biharmonic, 2, 1, None, lambda p: [(v, w * np.array(FOURTH)) for v, w in SQUARED_LAPLACIAN]),
+        (kuramoto_sivashinsky, 2, 1, wave, at_wave),
+    ],
+    ids=["beam", "biharmonic", "Kuramoto-Sivashinsky"],
+)
+def test_the_kernel_of_a_fourth_order_equation_equals_its_quadrature(operator, d, depth, field, lines):
+    x = np.array([[0.3, -0.4], [0.8, 0.6]])[:, :d]
+    kernel = ntk.infinite(problem_of(d, r=operator), network(d, depth, "tanh").kernel_fn, {"r": x}, field=field)
+    exact = [
+        [
+            sum(
+                np.array(a) @ quadrature.theta("tanh", depth, p, q, np.array(v), np.array(w), degree=4) @ b
+                for (v, a), (w, b) in itertools.product(lines(p), lines(q))
+            )
+            for q in x
+        ]
+        for p in x[:1]
+    ]
+    assert jnp.abs(kernel.matrix[:1] - np.array(exact)).max() <= 1e-9 * np.abs(exact).max()
 
 
 # Against itself.
@@ -271,6 +320,33 @@ def test_a_source_inside_the_operator_has_no_part_in_the_kernel():
     np.testing.assert_allclose(kernel, plain, rtol=1e-13)
 
 
+def test_measured_data_of_a_vector_field_are_a_term_at_their_places():
+    def divergence(u):  # Affine, and nobody knows the solution.
+        return lambda x: partial(0)(u)(x)[0] + partial(1)(u)(x)[1] - jnp.exp(x[0])
+
+    second, x = lambda u: lambda x: u(x)[1], jnp.array([[0.2, 0.7], [0.9, 0.1]])
+    readings = data(x, 1e4 * x[:, 0], operator=second, noise=0.5)  # Large values have no part in the variance.
+    plain, kernel_fn = problem_of(2, sensors=second, div=divergence), network(2, 1, "tanh").kernel_fn
+    measured = plain._replace(conditions=plain.conditions | {"sensors": readings})
+    rows = jnp.column_stack([x, 1e4 * x[:, 0], jnp.full(2, 0.5)])
+    kernel = ntk.infinite(measured, kernel_fn, {"sensors": rows, "div": x})
+    exact = ntk.infinite(plain, kernel_fn, {"sensors": x, "div": x}, field=lambda x: x)
+    scale = np.repeat([2.0, 1.0], 2)  # In units of the noise.
+    np.testing.assert_allclose(kernel.matrix, scale[:, None] * exact.matrix * scale, rtol=1e-12)
+    at = ntk.infinite(measured, kernel_fn, {"sensors": rows, "div": x}, field=lambda x: jnp.outer(x, x)[0])
+    np.testing.assert_allclose(at.matrix, kernel.matrix, rtol=1e-12)
+
+
+def test_an_operator_that_takes_the_field_elsewhere_has_the_kernel_of_both_places():
+    periodic = lambda u: lambda x: u(x) - u(x + 1)
+    x, kernel_fn = np.array([[0.0], [0.4]]), network(1, 1, "tanh").kernel_fn
+    kernel = ntk.infinite(problem_of(jump=periodic, u=identity), kernel_fn, {"jump": x, "u": x + 1}).matrix
+    both = np.asarray(kernel_fn(jnp.vstack([x, x + 1]), None, "ntk"))
+    difference = np.kron([1, -1], np.eye(2))
+    np.testing.assert_allclose(kernel[:2, :2], difference @ both @ difference.T, rtol=1e-12)
+    np.testing.assert_allclose(kernel[:2, 2:], difference @ both[:, 2:], rtol=1e-12)
+
+
 def test_components_follow_from_the_operators():
     stress = problem_of(2, x=lambda u: lambda x: u(x)[0], last=lambda u: lambda x: partial(1)(u)(x)[3])
     points = {"x": np.array([[0.2, 0.7]]), "last": np.array([[0.9, 0.1]])}
@@ -306,25 +382,44 @@ def test_traced_inputs_beyond_the_stated_variance_give_nan():
 POINTS_OF_R = {"r": jnp.array([[0.0], [0.5]])}
 
 
+# By name: with a kink there is no series, whatever its share.
+RANDOM = {
+    "tanh": jnp.tanh,
+    "erf": jax.scipy.special.erf,
+    "sin": jnp.sin,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "softplus": jax.nn.softplus,
+    "kink": jnp.abs,
+}
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_random_activations_scales_and_points_are_right_or_refused(seed):
-    """Values of the kernel of one hidden layer against a quadrature in two dimensions."""
+def test_random_activations_scales_depths_and_points_are_right_or_refused(seed):
+    """Values and Laplacians, steep, shifted and mixed activations, both kernels."""
     rng = np.random.default_rng(seed)
-    steepness, shift, kind = 10 ** rng.uniform(-1, 1.3), rng.normal(), rng.integers(3)
-    phi = [lambda z: jnp.tanh(steepness * z + shift), lambda z: jax.nn.softplus(steepness * z), jax.nn.relu][kind]
-    x = 10 ** rng.uniform(-1, 1.5) * rng.normal(size=(3, 1))
+    names, shares = rng.choice(list(RANDOM), 2, p=[0.25, 0.15, 0.15, 0.2, 0.2, 0.05]), [1, rng.choice([0, 1e-6, 1])]
+    scales, shifts = 10 ** rng.uniform(-1, 0.4, 2), rng.normal(size=2)
+    depth, d, get = seed % 3 + 1, int(rng.integers(1, 3)), ["ntk", "nngp"][rng.integers(2)]
+    options = {"weight_std": rng.uniform(0.4, 1.5), "bias_std": 10 ** rng.uniform(-1, 0.2)}
+    x = rng.normal(size=(2, d)) * 10 ** rng.uniform(-0.7, 0.4)
+    mixed = list(zip(shares, names, scales, shifts, strict=True))
+
+    def phi(z):
+        return sum(share * RANDOM[name](scale * z + shift) for share, name, scale, shift in mixed if share)
+
+    def derivatives(z):
+        of = lambda name, *line: quadrature.of_argument(quadrature.ACTIVATIONS[name], *line)(z)
+        return sum(share * of(name, scale, shift) for share, name, scale, shift in mixed)
+
+    problem = problem_of(d, u=identity, laplacian=laplacian)
     try:
-        value = network(1, 1, phi).kernel_fn(x, x, "nngp") - 1
+        kernel = ntk.infinite(problem, network(d, depth, phi, **options).kernel_fn, {"u": x, "laplacian": x}, get=get)
     except ValueError as error:
-        assert "variance" in str(error)
+        assert "Preactivations have a variance of up to" in str(error)
         return
-    z, w = np.linspace(-9, 9, 3000), None
-    w = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
-    for i, j in np.ndindex(3, 3):
-        v1, v2, c = 1 + x[i, 0] ** 2, 1 + x[j, 0] ** 2, 1 + x[i, 0] * x[j, 0]
-        first = np.asarray(phi(jnp.asarray(np.sqrt(v1) * z)))
-        second = np.asarray(phi(jnp.asarray(c / np.sqrt(v1) * z[:, None] + np.sqrt(max(v2 - c**2 / v1, 0)) * z)))
-        np.testing.assert_allclose(value[i, j], (w * first) @ (second @ w), rtol=1e-9)
+    rows = [(0, 1, p) for p in x] + [(1, 0, p) for p in x]
+    errors = worst(kernel, quadrature.kernel(rows, derivatives, depth, get=get, **options))
+    assert max(errors.values()) <= 1e-9, errors
 
 
 # Compilations.

@@ -28,7 +28,6 @@ from pinn_analysis._hermite import Elementwise, keys
 # What traced inputs, whose variance is not known yet, may have at most: a box scaled to variance 1 has 4.
 TRACED_VARIANCE = 4.0
 LARGEST_VARIANCE = 64.0
-UNROLLED = 16  # Terms in a term of a product; beyond it, truncated polynomials are multiplied in a loop.
 ROWS = 8  # Of pairs that are worked at together.
 
 
@@ -105,20 +104,20 @@ class Limit:
             raise ValueError(f'`get` must be "ntk", "nngp" or a tuple of them, got {get!r}.')
         x1 = jnp.asarray(x1, jnp.result_type(float, x1) if not hasattr(x1, "dtype") else None)
         x2 = x1 if x2 is None else jnp.asarray(x2)
+        expected = _expected
+        if self.depth and not any(isinstance(x, jax.core.Tracer) for x in (x1, x2)):
+            found = max(self._variance(x1), self._variance(x2))
+            if not (self._has_closed_form() and rounded(found) == math.inf):
+                self._series(found, expected.orders if _seen is not None else (0, 0))
+            if _seen is not None:
+                _seen.append(found)
+                return jnp.asarray(np.zeros((len(x1), len(x2))))
+            expected = Expected((0, 0), rounded(found))
         scale = self.weight_std**2 / x1.shape[-1]
         a, b = (scale * jnp.sum(x * x, -1) + self.bias_std**2 for x in (x1, x2))
         covariance = scale * jnp.matmul(x1, x2.T, precision="highest") + self.bias_std**2
         if not self.depth:
             return covariance
-        expected = _expected
-        if not any(isinstance(v, jax.core.Tracer) for v in (a, b)):
-            found = max(self._variance(a), self._variance(b))
-            if not (self._has_closed_form() and rounded(found) == math.inf):
-                self._series(found, expected.orders if _seen is not None else (0, 0))
-            if _seen is not None:
-                _seen.append(found)
-                return jnp.zeros(covariance.shape, covariance.dtype)
-            expected = Expected((0, 0), rounded(found))
         if self._has_closed_form() and (expected == Expected() or expected.variance == math.inf):
             return _closed_form(self)(x1, x2, get)
         rho = covariance * jax.lax.rsqrt(a)[:, None] * jax.lax.rsqrt(b)
@@ -127,9 +126,9 @@ class Limit:
     def _has_closed_form(self) -> bool:
         return self.activation in (jax.scipy.special.erf, jnp.sin)
 
-    def _variance(self, a: Float[Array, " n"]) -> float:
+    def _variance(self, x: Float[Array, "n d"]) -> float:
         """Largest variance of a preactivation of any layer."""
-        a = np.asarray(a, float)
+        a = self.weight_std**2 * np.mean(np.asarray(x, float) ** 2, -1) + self.bias_std**2
         if not np.isfinite(a).all():
             return math.inf
         a = np.linspace(a.min(), a.max(), 65) if len(a) > 65 else a
@@ -153,7 +152,10 @@ class Limit:
             reach = f"its series is good up to a variance of {good[-1]:g}: scale the inputs with `standardized`, "
             reach += "or take a smaller `weight_std` or `bias_std`"
         else:
-            reach = "its series does not converge at any: the activation has a kink or is too steep. Take a smooth one"
+            reach = "no series is right at this variance or a smaller one: the activation has a kink, is too steep, or "
+            reach += (
+                "so nearly polynomial that its derivatives are lost in rounding. Take a smooth one, or larger scales"
+            )
         raise ValueError(
             f"Preactivations have a variance of up to {variance:.3g}, and of the limit of {name} with "
             f"{derivatives} derivatives {reach}."
@@ -188,7 +190,8 @@ class _Table:
 
     def __call__(self, rho: Array, a: Array, b: Array, orders: tuple[int, int]) -> Array:
         series = self.limit._series(self.variance, orders)
-        one, two = (_side(self.limit, series, self.variance, v, order) for v, order in zip((a, b), orders, strict=True))
+        both = _side(self.limit, series, self.variance, jnp.concatenate([a, b]), max(orders))
+        one, two = _of_side(both, slice(len(a)), orders[0]), _of_side(both, slice(len(a), None), orders[1])
         pairs = functools.partial(self._pairs, series, orders)
         if len(rho) <= ROWS:
             return pairs(one, two, rho)
@@ -203,35 +206,40 @@ class _Table:
         return jnp.moveaxis(tables, 0, 1).reshape(tables.shape[1], -1, rho.shape[1])[:, : len(rho)]
 
     def _pairs(self, series: _hermite.Series, orders: tuple[int, int], one: "_Side", two: "_Side", rho: Array) -> Array:
-        limit, all_keys = self.limit, keys(*orders)
-        start = jnp.zeros((len(all_keys), *rho.shape), rho.dtype).at[0].set(rho)
-        start = start.at[all_keys.index((1, 0, 0))].set(1) if (1, 0, 0) in all_keys else start
-        roots = [_times(side.variance[0], side.inverse_root[0]) for side in (one, two)]
-        covariance = _along(orders, start, roots[0], roots[1])
+        limit = self.limit
+
+        def local(one: _Side, two: _Side, rho: Array) -> Array:
+            return _with_slope(orders, _hermite.sums(series, one.coefficients, two.coefficients, rho))
+
+        def affine(value: Array) -> Array:
+            return (limit.weight_std**2 * value).at[0].add(limit.bias_std**2)
 
         def layer(carry: tuple, sides: tuple[_Side, _Side]) -> tuple[tuple, None]:
-            rho, _, kernel = carry
-            one, two = sides
-            local = _hermite.sums(series, one.coefficients, two.coefficients, rho[0])
-            both = _compose(orders, _with_slope(orders, local), rho, one.powers, two.powers)
-            value, slope = both[:, 0], both[:, 1]
-            slope = _along(orders, slope, one.inverse_root, two.inverse_root)
-            covariance = (limit.weight_std**2 * value).at[0].add(limit.bias_std**2)
+            (covariance, kernel), (one, two) = carry, sides
+            rho = _along(orders, covariance, one.inverse_root, two.inverse_root)
+            both = _compose(orders, local(one, two, rho[0]), rho, one.powers, two.powers)
+            slope = _along(orders, both[:, 1], one.inverse_root, two.inverse_root)
+            covariance = affine(both[:, 0])
             kernel = covariance + limit.weight_std**2 * _product(_pairs_of(orders), kernel, slope)
-            rho = _along(orders, covariance, one.next_inverse_root, two.next_inverse_root)
-            return (rho, covariance, kernel), None
+            return (covariance, kernel), None
 
-        (_, covariance, kernel), _ = jax.lax.scan(layer, (start, covariance, covariance), (one, two))
+        # The numbers of the first layer are those that derivatives are taken by, and the roots in its kernel cancel:
+        # c E[φ'(u) φ'(v)] = ρ ∂/∂ρ E[φ(u) φ(v)].
+        both = local(*jax.tree.map(lambda x: x[0], (one, two)), rho)
+        power = np.array([float(p) for p, _, _ in keys(*orders)])[:, None, None]
+        covariance = affine(both[:, 0])
+        kernel = covariance + limit.weight_std**2 * (rho * both[:, 1] + power * both[:, 0])
+        if limit.depth > 1:
+            others = jax.tree.map(lambda x: x[1:], (one, two))
+            covariance, kernel = jax.lax.scan(layer, (covariance, kernel), others)[0]
         return kernel if self.get == "ntk" else covariance
 
 
 class _Side(NamedTuple):
     """What layers need of points alone, with a leading axis of layers.  Coefficients are of powers of δa."""
 
-    variance: Array  # ``(order + 1, n)``.
-    powers: Array  # Of its increment: ``(power, order + 1, n)``.
+    powers: Array  # Of the increment of the layer's variance: ``(power, order + 1, n)``.
     inverse_root: Array
-    next_inverse_root: Array
     coefficients: Array  # `_hermite.coefficients` in the layer's own variance, ``(order + 1, terms, n)``.
 
 
@@ -246,10 +254,17 @@ def _side(limit: Limit, series: _hermite.Series, largest: float, a: Float[Array,
         powers = _powers(variance)
         following = limit.weight_std**2 * jnp.einsum("qn,qin->in", moments, powers)
         following = following.at[0].add(limit.bias_std**2)
-        side = _Side(variance, powers, _inverse_root(variance), _inverse_root(following), coefficients)
-        return following, side
+        return following, _Side(powers, _inverse_root(variance), coefficients)
 
     return jax.lax.scan(layer, start, length=limit.depth)[1]
+
+
+def _of_side(side: _Side, points: slice, order: int) -> _Side:
+    """Of some of the points, with fewer derivatives."""
+    few = slice(order + 1)
+    return _Side(
+        side.powers[:, few, few, points], side.inverse_root[:, few, points], side.coefficients[:, few, :, points]
+    )
 
 
 # Polynomials in the increment of one variance, ``(order + 1, n)``.
@@ -276,15 +291,15 @@ def _inverse_root(p: Array) -> Array:
     return jax.lax.rsqrt(p[0]) * jnp.einsum("k,kin->in", jnp.asarray(binomials, p.dtype), _powers(p / p[0]))
 
 
-# Polynomials in (δρ, δa, δb): ``(monomials, n, m)`` in the order of `keys`, which is by degree.
+# Polynomials in (δρ, δa, δb): ``(monomials, n, m)`` in the order of `keys`.
 
 
 class _Pairs(NamedTuple):
     """Which terms of two factors, row by row, make up each term of their product."""
 
-    left: np.ndarray  # ``(terms of the product, most)``.
-    right: np.ndarray
-    there: np.ndarray  # 1, or 0 where a term has fewer.
+    left: ArrayLike  # ``(terms of the product, most)``.
+    right: ArrayLike
+    there: ArrayLike  # 1, or 0 where a term has fewer.
 
 
 @functools.cache
@@ -304,14 +319,12 @@ def _pairs_of(orders: tuple[int, int]) -> _Pairs:
 def _product(pairs: _Pairs, p: Array, q: Array) -> Array:
     """Of arrays whose first axis is of monomials."""
 
-    def term(left: ArrayLike, right: ArrayLike, there: np.ndarray) -> Array:
-        return _rows(p, left) * _rows(q, right) * there.reshape(-1, *[1] * (p.ndim - 1))
+    def further(total: Array, column: _Pairs) -> tuple[Array, None]:
+        there = column.there.reshape(-1, *[1] * (p.ndim - 1))
+        return total + _rows(p, column.left) * _rows(q, column.right) * there, None
 
-    if pairs.left.shape[1] <= UNROLLED:
-        return sum(term(*column) for column in zip(*(array.T for array in pairs), strict=True))
-    columns = tuple(jnp.asarray(array.T) for array in pairs)
     zero = jnp.zeros((len(pairs.left), *p.shape[1:]), p.dtype)
-    return jax.lax.scan(lambda total, column: (total + term(*column), None), zero, columns)[0]
+    return jax.lax.scan(further, zero, jax.tree.map(lambda x: jnp.asarray(x.T), pairs))[0]
 
 
 def _rows(p: Array, index: ArrayLike) -> Array:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -23,7 +24,10 @@ from pinn_analysis.problems._condition import check_operator, value_of
 TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
 MANY = 17  # Components that are tried where nothing says how many a field has, and one more.
 
+MOST = 70  # Derivatives of an operator that are told apart: order 4 in four dimensions, 2 in ten.
+
 Shape = tuple[int, ...]
+Points = Array | tuple[Array, Array]  # Of one term: places, or places with weights of the derivatives there.
 
 
 def infinite(
@@ -70,7 +74,7 @@ def infinite(
         )
     points = {name: x.astype(jnp.float64) for name, x in points.items()}
     shape = _value_shape(problem, points, field)
-    operators, orders = {}, {}
+    operators, orders, places = {}, {}, {}
     for name, condition in problem.conditions.items():
         check_operator(name, condition, field or _Zero(shape), _like(points[name][0]), "`field`")
         operator = as_pytree(condition.operator)
@@ -85,8 +89,13 @@ def infinite(
             operators[name] = operator, None if linear else as_pytree(_Zero(shape))
         else:
             operators[name] = operator, as_pytree(field)
+        # Without the columns of measured data, which are no places.
+        places[name] = points[name][:, : points[name].shape[1] - condition.values]
+        terms = _terms(operators[name], points[name], places[name], shape, orders[name])
+        if terms is not None:
+            operators[name], points[name] = (_Terms(terms[0]), None), (places[name], terms[1])
     names = list(operators)
-    variance = _largest_variance(kernel_fn, points, orders)
+    variance = _largest_variance(kernel_fn, places, orders)
     kernel_fn = as_pytree(kernel_fn)
 
     def block(a: str, b: str) -> Array:
@@ -95,8 +104,8 @@ def infinite(
         return _block((operators[a], operators[b]), kernel_fn, points[a], both, **options)
 
     rows = [[block(a, b) for b in names[: i + 1]] for i, a in enumerate(names)]
-    matrix = mirror(rows)
-    if not isinstance(matrix, jax.core.Tracer) and not jnp.isfinite(matrix).all():
+    matrix = jax.jit(mirror)(rows)
+    if not isinstance(matrix, jax.core.Tracer) and not np.isfinite(np.asarray(matrix)).all():
         raise ValueError(
             "The kernel is not finite.  Its activations need a positive variance at every point: "
             "use `bias_std > 0`, or keep away from the origin.  An operator that takes the field elsewhere "
@@ -114,8 +123,8 @@ def _like(x: Array) -> jax.ShapeDtypeStruct:
 def _block(
     operators: tuple,
     kernel_fn: Callable,
-    x_i: Array,
-    x_j: Array | None,
+    x_i: Points,
+    x_j: Points | None,
     *,
     shape: Shape,
     orders: tuple[int, int],
@@ -124,48 +133,171 @@ def _block(
 ) -> Array:
     """``L_i L'_j (Θ(x, x') I)``; ``shape`` is that of a value of the field, ``()`` or ``(m,)``.
 
-    ``operators`` are pairs of an operator and of where to linearise it, or None.  Without ``x_j``
-    both arguments are at ``x_i``.
+    ``operators`` are pairs of an operator and of where to linearise it, or None, and take one of the
+    ``x``.  Without ``x_j`` both arguments are at ``x_i``.
     """
-    first, second = (operator if field is None else linearize(operator, field) for operator, field in operators)
+    first, second = (_linear(*operator) for operator in operators)
     basis = jnp.eye(math.prod(shape)).reshape(-1, *shape)
 
     def theta(x: Array, y: Array) -> Array:
         return kernel_fn(x[None], y[None], get).reshape(())
 
-    def columns(x: Array, y: Array) -> Array:
+    def columns(x: Array, y: Points) -> Array:
         """``L'_j`` of each column of the kernel, as fields of ``x``: ``(q_j, *shape)``."""
         column = lambda e: jnp.ravel(second(lambda z: theta(x, z) * e)(y))
         return jnp.moveaxis(jax.vmap(column)(basis), 0, -1).reshape(-1, *shape)
 
-    def entry(x: Array, y: Array) -> Array:
-        count = jax.eval_shape(second(lambda z: jnp.zeros(shape, z.dtype)), y).size
+    def entry(x: Points, y: Points) -> Array:
+        count = jax.eval_shape(second(_Zero(shape)), y).size
         both = [jnp.ravel(first(lambda z, q=q: columns(z, y)[q])(x)) for q in range(count)]
         return jnp.stack(both, -1)
 
     # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
     size = TILE if sum(orders) <= 4 else TILE // 4
     tiles_i, tiles_j = _tiles(x_i, size), _tiles(x_i if x_j is None else x_j, size)
-    ends = [i + 1 if x_j is None else len(tiles_j) for i in range(len(tiles_i))]
+    count_i, count_j = (len(jax.tree.leaves(tiles)[0]) for tiles in (tiles_i, tiles_j))
+    ends = [i + 1 if x_j is None else count_j for i in range(count_i)]
     i, j = np.array([(i, j) for i, end in enumerate(ends) for j in range(end)]).T
     # Nested `vmap`s, so that what depends on one point alone is computed once per point.
     of_tile = jax.vmap(jax.vmap(deduplicated(entry), (None, 0)), (0, None))
     expected = contextlib.nullcontext() if variance is None else _limit.expecting(orders, variance)
     with jax.default_matmul_precision("highest"), expected:
-        tiles = jax.lax.map(lambda ij: of_tile(tiles_i[ij[0]], tiles_j[ij[1]]), (i, j))
-    whole = jnp.zeros((len(tiles_i), len(tiles_j), *tiles.shape[1:])).at[i, j].set(tiles)
+        pick = lambda tiles, k: jax.tree.map(lambda x: x[k], tiles)
+        tiles = jax.lax.map(lambda ij: of_tile(pick(tiles_i, ij[0]), pick(tiles_j, ij[1])), (i, j))
+    whole = jnp.zeros((i.max() + 1, j.max() + 1, *tiles.shape[1:])).at[i, j].set(tiles)
     if x_j is None:
         whole = whole.at[j, i].set(tiles.transpose(0, 2, 1, 4, 3))
     q_i, q_j = tiles.shape[3:]
-    matrix = whole.transpose(0, 2, 4, 1, 3, 5).reshape(len(tiles_i) * tiles.shape[1] * q_i, -1)
-    return matrix[: len(x_i) * q_i, : len(x_i if x_j is None else x_j) * q_j]
+    matrix = whole.transpose(0, 2, 4, 1, 3, 5).reshape(count_i * tiles.shape[1] * q_i, -1)
+    n_i, n_j = (len(jax.tree.leaves(x)[0]) for x in (x_i, x_i if x_j is None else x_j))
+    return matrix[: n_i * q_i, : n_j * q_j]
 
 
-def _tiles(x: Array, most: int) -> Array:
-    """Points in groups of at most ``most``, ``(groups, size, d)``; the last one is filled up with its last point."""
-    groups = -(-len(x) // most)
-    size = -(-len(x) // groups)
-    return jnp.pad(x, ((0, groups * size - len(x)), (0, 0)), mode="edge").reshape(groups, size, -1)
+def _linear(operator: Operator, field: Field | None) -> Operator:
+    return operator if field is None else linearize(operator, field)
+
+
+def _tiles(x: Points, most: int) -> Points:
+    """Points in groups of at most ``most``, ``(groups, size, ...)``; the last one is filled up with its last point."""
+
+    def of_array(x: Array) -> Array:
+        groups = -(-len(x) // most)
+        size = -(-len(x) // groups)
+        padded = jnp.pad(x, [(0, groups * size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
+        return padded.reshape(groups, size, *x.shape[1:])
+
+    return jax.tree.map(of_array, x)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """``Σ w[q, k, m] (v_k · ∇)^m u(x)``, of ``x`` with its weights: any operator that stays at a point.
+
+    It calls the field once, along lines, however often the operator that it stands for does.
+    """
+
+    directions: Array  # ``(k, d)``.
+
+    def __call__(self, u: Field) -> Callable:
+        def at(point: tuple[Array, Array]) -> Array:
+            x, weights = point  # ``(q, components, k, m)``.
+
+            def along(v: Array) -> Array:
+                derivatives = lambda x: (u(x),)
+                for _ in range(weights.shape[-1] - 1):
+                    derivatives = deduplicated(functools.partial(_one_more, derivatives, v))
+                return jnp.stack(derivatives(x))
+
+            return jnp.einsum("qckm,kmc->q", weights, jax.vmap(along)(self.directions).reshape(*weights.shape[2:], -1))
+
+        return at
+
+
+def _one_more(derivatives: Callable, v: Array, x: Array) -> tuple:
+    values, slopes = jax.jvp(derivatives, (x,), (v,))
+    return *values, slopes[-1]
+
+
+def _terms(operator: tuple, points: Array, places: Array, shape: Shape, order: int) -> tuple[Array, Array] | None:
+    """Directions and weights of `_Terms`; None if the operator takes the field elsewhere, or they are many."""
+    d = places.shape[1]
+    if isinstance(points, jax.core.Tracer) or math.comb(d + order, order) > MOST:
+        return None
+    of_monomials = np.asarray(_of_monomials(operator, points, places, shape=shape, order=order))
+    if not np.isfinite(of_monomials).all():
+        return None
+    directions, inverses = _lines(d, order)
+    n, q, c, _ = of_monomials.shape
+    weights, at = np.zeros((n, q, c, len(directions), order + 1)), 0
+    for m, (chosen, inverse) in enumerate(inverses):
+        weights[..., chosen, m] = of_monomials[..., at : at + len(inverse)] @ inverse
+        at += len(inverse)
+    needed = np.flatnonzero(weights.any((0, 1, 2, 4)))
+    needed = needed if len(needed) else np.arange(1)
+    return jnp.asarray(directions[needed], float), jnp.asarray(weights[..., needed, :])
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "order"))
+def _of_monomials(operator: tuple, points: Array, places: Array, *, shape: Shape, order: int) -> Array:
+    """What the operator makes of ``(z - x)^α``, in each component: ``(n, q, components, monomials)``; else NaN."""
+    operator, d = _linear(*operator), places.shape[1]
+    by_degree = [_exponents(d, m) for m in range(order + 1)]
+    parents = [[(lower.index(tuple(n - (i == axis) for i, n in enumerate(one))), axis)
+                for one in higher for axis in [next(i for i, n in enumerate(one) if n)]]
+               for lower, higher in itertools.pairwise(by_degree)]  # fmt: skip
+
+    def at(point: Array, x: Array) -> Array:
+        def field(e: Array) -> Field:
+            def u(z: Array) -> Array:
+                powers = [jnp.where((z == x).all(), 1.0, jnp.nan)[None]]
+                for steps in parents:
+                    parent, axis = np.array(steps).T
+                    powers.append(powers[-1][parent] * (z - x)[axis])
+                return jnp.tensordot(e, jnp.concatenate(powers), 1).reshape(shape)
+
+            return u
+
+        basis = jnp.eye(math.prod(shape) * sum(map(len, by_degree)))
+        basis = basis.reshape(len(basis), math.prod(shape), -1)
+        values = jax.vmap(lambda e: jnp.ravel(operator(field(e))(point)))(basis)
+        return values.T.reshape(-1, *basis.shape[1:])
+
+    return jax.vmap(at)(points, places)
+
+
+def _exponents(d: int, m: int) -> list[tuple[int, ...]]:
+    """Of the monomials of degree ``m``."""
+    return [tuple(map(one.count, range(d))) for one in itertools.combinations_with_replacement(range(d), m)]
+
+
+@functools.cache
+def _lines(d: int, order: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Directions along which the derivatives up to ``order`` say all: axes first, then diagonals.
+
+    For each order which of them are needed, and what makes their weights of the values at ``(z - x)^α``.
+    """
+    grid = [np.array(v) for size in range(1, order + 1) for axes in itertools.combinations(range(d), size)
+            for signs in itertools.product([1, -1, 2, -2], repeat=size) if signs[0] > 0 and math.gcd(*signs) == 1
+            for v in [np.bincount(axes, signs, d).astype(int)]]  # fmt: skip
+    grid = sorted(grid, key=lambda v: (np.abs(v).max(), np.abs(v).sum())) or [np.eye(d, dtype=int)[0]]
+    directions: list[np.ndarray] = []
+    inverses = []
+    for m in range(order + 1):
+        exponents, chosen, rows = np.array(_exponents(d, m)).reshape(-1, d), [], []
+        multinomials = [math.factorial(m) / math.prod(map(math.factorial, one)) for one in exponents.tolist()]
+        for v in directions + grid:
+            row = np.prod(v.astype(float) ** exponents, -1) * multinomials
+            if len(rows) < len(exponents) and np.linalg.matrix_rank(np.array([*rows, row])) > len(rows):
+                at = next((i for i, known in enumerate(directions) if (known == v).all()), len(directions))
+                directions += [v] * (at == len(directions))
+                chosen.append(at)
+                rows.append(row)
+        # (v · ∇)^m = Σ_α row_α ∂^α, and the value at (z - x)^α is α! times the coefficient of ∂^α.
+        factorials = [float(math.prod(map(math.factorial, one))) for one in exponents.tolist()]
+        inverse = np.linalg.inv(np.array(rows)) / np.array(factorials)[:, None]
+        inverses.append((np.array(chosen), np.where(np.abs(inverse) < 1e-13, 0, inverse)))
+    return np.array(directions), inverses
 
 
 def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: Mapping[str, int]) -> float | None:
@@ -175,7 +307,7 @@ def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: 
     most = max(orders.values())
     with _limit.variances((most, most)) as seen:
         for x in points.values():
-            kernel_fn(x, x[:1], "ntk")
+            kernel_fn(x, jnp.asarray(np.asarray(x)[:1]), "ntk")
     return _limit.rounded(max(seen)) if seen else None
 
 
