@@ -30,7 +30,7 @@ ROWS = {"poisson_4": {"boundary": 2, "residual": 498}, "helmholtz_1_4": {"bounda
 BATCH = 128
 SOLVERS = {  # The optimiser, how many steps of it, and the points of each condition in a step.
     "least squares": None,
-    "Gauss-Newton": (solving.gauss_newton, 100, 256),
+    "Gauss-Newton": (solving.gauss_newton, 100, BATCH),
     "Adam": (lambda: optax.adam(1e-3), 5000, BATCH),
 }
 
