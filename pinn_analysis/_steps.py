@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from pinn_analysis.ntk import _rows
 from pinn_analysis.problems import Apply, Problem, check_names, check_points, check_weights
 from pinn_analysis.weight_rules import trained
 
@@ -75,15 +76,25 @@ def descend(
     def residuals(params: PyTree) -> dict[str, Array]:
         return problem.residuals(functools.partial(apply, params), points)
 
-    def loss(params: PyTree, residuals_fn: Callable | None = None) -> Array:
-        del residuals_fn  # Line searches of optax pass on to the loss what is not for them, or raise.
+    def loss(params: PyTree, residuals_fn: Callable | None = None, jacobian_fn: Callable | None = None) -> Array:
+        del residuals_fn, jacobian_fn  # Line searches of optax pass on to the loss what is not for them, or raise.
         return sum(_mean(weights[name], r) for name, r in residuals(params).items())
 
     def scaled(params: PyTree) -> Array:
         return jnp.concatenate([jnp.sqrt(weights[name] / r.size) * r for name, r in residuals(params).items()])
 
+    def jacobian(params: PyTree) -> Array:  # Row by row: a pullback of all of them at once takes n times as long.
+        parts = []
+        for name, condition in problem.conditions.items():
+            leaves = jax.tree.leaves(jax.vmap(_rows.row_gradients(condition.operator, apply, params))(points[name]))
+            rows = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], 1)
+            parts.append(jnp.sqrt(jnp.reshape(weights[name], (-1, 1)) / len(rows)) * rows)
+        return jnp.concatenate(parts)
+
     value, gradient = jax.value_and_grad(loss)(params)
-    extra = {"value": value, "grad": gradient, "value_fn": loss, "residuals_fn": scaled}
+    extra = {
+        "value": value, "grad": gradient, "value_fn": loss, "residuals_fn": scaled, "jacobian_fn": jacobian,
+    }  # fmt: skip
     updates, state = optimizer.update(gradient, state, params, **_accepted(optimizer.update, extra))
     return optax.apply_updates(params, updates), state
 

@@ -107,9 +107,10 @@ def train(
         batch_size: points of each condition in a step, one number or a dict by name.
         points: the same points in every step instead of fresh ones (``batch_size`` is unused).
         optimizer: any of optax; `adam` if not given.  One that takes extra arguments gets those of
-            ``value``, ``grad``, ``value_fn`` (the loss of the parameters) and ``residuals_fn`` (the
+            ``value``, ``grad``, ``value_fn`` (the loss of the parameters), ``residuals_fn`` (the
             residuals as one vector, each times ``sqrt(λ_i / n_i)``: its squared norm is the loss)
-            that it accepts: `optax.lbfgs` and `optax.contrib.reduce_on_plateau` work.
+            and ``jacobian_fn`` (of that, ``(n, p)``) that it accepts: `optax.lbfgs`,
+            `optax.contrib.reduce_on_plateau` and `solving.gauss_newton` work.
         weighting: a rule of `pinn_analysis.weighting`; all weights 1 if not given.
         params: where to start instead of ``network.init``, shared by all seeds.
         record_every: steps between two entries of the history; the last step has one too.

@@ -312,6 +312,16 @@ def test_the_limit_solves_a_linear_equation_and_knows_its_error():
     assert error(solution, problem) < 1e-6
     assert error(solution, problem) < 3 * solution.error_estimate < 1e-2
     assert solution.iterations == 1 and "linear" in solution.reason
+    x = jnp.linspace(0.02, 0.98, 40)[:, None]
+    field, variance = jax.lax.map(lambda x: (solution.field(x), solution.variance(x)[0]), x)
+    deviations = np.abs(np.asarray(field) - np.asarray(jax.vmap(problem.solution)(x))) / np.sqrt(np.asarray(variance))
+    assert deviations.max() < 4  # Of a normal distribution, once in 16,000.
+
+
+def test_a_kernel_that_does_not_fit_into_memory_is_refused_with_the_size_that_does():
+    problem = poisson_1d()
+    with pytest.raises(ValueError, match="122 rows .* needs 0.0 GB.*at most 55 of them, which is 0.46 times"):
+        solving.limit(problem, sines(problem), POISSON_POINTS, memory=1e5)
 
 
 def test_the_limit_of_a_nonlinear_equation_is_a_fixed_point_of_its_linearisation():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from pinn_analysis.networks import mlp, standardized
 from pinn_analysis.operators import identity
@@ -209,6 +210,22 @@ def test_the_residuals_given_to_an_optimizer_have_the_loss_as_their_squared_norm
     found, given, value = run.state.optimizer
     assert value > 0 and value == given[0]
     assert_close(found, given, 1e-12)
+
+
+def test_the_jacobian_given_to_an_optimizer_is_that_of_the_residuals(key):
+    def update(updates, state, params, *, residuals_fn, jacobian_fn):
+        theta, unravel = ravel_pytree(params)
+        expected = jax.jacrev(lambda theta: residuals_fn(unravel(theta)))(theta)
+        return jax.tree.map(jnp.zeros_like, updates), (jacobian_fn(params), expected)
+
+    problem, network, points, _, _ = bowl()
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    for weights in ((2.0, 0.5), (jnp.array([2.0, 3.0]), 0.5)):
+        weights = dict(zip(problem.conditions, weights, strict=True))
+        step = stepper(problem, network.apply, points, optimizer, weights)
+        params = network.init(key)
+        found, expected = step((params, optimizer.init(params)))[1]
+        assert_close(found, expected, 1e-12)
 
 
 def test_a_rate_that_falls_on_a_plateau_is_trained_with(key):

@@ -30,7 +30,7 @@ ROWS = {"poisson_4": {"boundary": 2, "residual": 498}, "helmholtz_1_4": {"bounda
 BATCH = 128
 SOLVERS = {  # The optimiser, how many steps of it, and the points of each condition in a step.
     "least squares": None,
-    "Gauss-Newton": (solving.gauss_newton, 100, 256),
+    "Gauss-Newton": (solving.gauss_newton, 100, BATCH),
     "Adam": (lambda: optax.adam(1e-3), 5000, BATCH),
 }
 
@@ -57,8 +57,12 @@ def start(config: dict, problem: problems.Problem) -> tuple[networks.Network, li
 def singular_values(problem: problems.Problem, network: networks.Network, params: list, points: dict) -> np.ndarray:
     """Of the Jacobian of all rows, each of unit norm."""
     theta, unravel = ravel_pytree(params)
-    rows = problem.rows(network.apply, points)
-    jacobian = np.asarray(jax.jit(jax.jacrev(lambda theta: rows(unravel(theta))))(theta))
+
+    def rows(operator, x):  # One point at a time: a pullback of all rows takes n times as long.
+        return jax.jacrev(lambda theta: jnp.ravel(operator(lambda y: network.apply(unravel(theta), y))(x)))(theta)
+
+    parts = [jax.jit(jax.vmap(functools.partial(rows, c.operator)))(points[n]) for n, c in problem.conditions.items()]
+    jacobian = np.concatenate([np.asarray(part).reshape(-1, theta.size) for part in parts])
     return svdvals(jacobian / np.linalg.norm(jacobian, axis=1, keepdims=True))
 
 

@@ -15,13 +15,14 @@ from jaxtyping import Float
 from pinn_analysis import ntk, problems
 from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Condition, Points, Problem
-from pinn_analysis.solving import _linear
+from pinn_analysis.solving import _linear, _system
 from pinn_analysis.solving._ingredients import Derivative, derivatives, expand, linear_part
 from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.weight_rules import trained
 
 HALVINGS = 12
+COPIES = 4  # Of the kernel: itself, that of the rows, its eigenvectors, and what finding them takes.
 
 
 def limit(
@@ -34,6 +35,7 @@ def limit(
     held_out: Points | None = None,
     steps: int = 30,
     cut: float | None = None,
+    memory: float | int | None = None,
 ) -> Solution:
     """What an infinitely wide network learns if it is trained for ever, starting from zero.
 
@@ -54,6 +56,7 @@ def limit(
         held_out: points to judge by; a quarter as many as ``points``, drawn anew, if not given.
         steps: at most, of a nonlinear problem.
         cut: eigenvalues below this part of the largest count as zero; five units in the last place if not given.
+        memory: bytes to use; half of the machine's if not given.
 
     Returns:
         The solution, with ``variance``, of the process at a point, scaled to the size that the data show (the
@@ -61,7 +64,8 @@ def limit(
 
     Raises:
         ValueError: as `ntk.infinite`; an operator that is no function of derivatives at a point, or that is not
-            finite at the field 0, with the point; see `problems.check` for the rest.
+            finite at the field 0, with the point; a kernel that needs more than ``memory``, with the number of rows
+            that fits; see `problems.check` for the rest.
     """
     _linear.check_cut(cut)
     if steps < 1 or components < 1:
@@ -79,6 +83,7 @@ def limit(
         held_out = problem.sample(jax.random.key(0) if key is None else key, sizes)
     held_out = _double(problems.check_points(problem, trained(problem, held_out)[1]))
     terms = [_Term(c, derivatives(c, shape, points[n]), shape, points[n]) for n, c in problem.conditions.items()]
+    _require_memory(sum(size for term in terms for _, size in term.ingredients()), memory or _system.half_of_memory())
     gram = _gram(problem, kernel_fn, terms, shape)
     goal = np.concatenate([term.target for term in terms])
     cut = _linear.rounding(gram.dtype) if cut is None else cut
@@ -203,6 +208,16 @@ def _gram(problem: Problem, kernel_fn: Callable | None, terms: list[_Term], shap
     zero = lambda x: jnp.zeros(shape, x.dtype)  # Tells the number of components; all operators are linear.
     ingredients = problem._replace(conditions=conditions, solution=zero)
     return np.asarray(ntk.infinite(ingredients, kernel_fn, points).matrix)
+
+
+def _require_memory(n: int, limit: float) -> None:
+    need = COPIES * n**2 * np.dtype(float).itemsize
+    if need > limit:
+        raise ValueError(
+            f"The kernel of {n} rows (of the operators' linear ingredients) needs {need / 1e9:.1f} GB, and "
+            f"{limit / 1e9:.1f} GB are to be used: take at most {int(n * (limit / need) ** 0.5)} of them, which is "
+            f"{(limit / need) ** 0.5:.2g} times as many points, or raise `memory`."
+        )
 
 
 def _residuals(problem: Problem, field: Callable, points: Points) -> dict[str, Array]:

@@ -52,14 +52,20 @@ def gauss_newton(damping: float = FIRST_DAMPING) -> optax.GradientTransformation
         return GaussNewtonState(jnp.asarray(damping, flat.dtype), jnp.zeros_like(flat))
 
     def update(
-        updates: PyTree, state: GaussNewtonState, params: PyTree = None, *, residuals_fn: Callable | None = None, **_
+        updates: PyTree,
+        state: GaussNewtonState,
+        params: PyTree = None,
+        *,
+        residuals_fn: Callable | None = None,
+        jacobian_fn: Callable | None = None,
+        **_,
     ) -> tuple[PyTree, GaussNewtonState]:
         del updates
         if residuals_fn is None or params is None:
-            raise ValueError("`gauss_newton` needs `params` and `residuals_fn`, the rows of the loss, as `train` has.")
+            raise ValueError("`gauss_newton` needs `params` and `residuals_fn`, the rows of the loss, as of `train`.")
         theta, unravel = ravel_pytree(params)
         residuals = lambda theta: residuals_fn(unravel(theta))
-        r, jacobian = residuals(theta), jax.jacrev(residuals)(theta)
+        r, jacobian = residuals(theta), jax.jacrev(residuals)(theta) if jacobian_fn is None else jacobian_fn(params)
         norms = jnp.maximum(state.norms, jnp.linalg.norm(jacobian, axis=0))
         units = 1 / jnp.maximum(norms, jnp.finfo(theta.dtype).eps * norms.max())
         scaled = jacobian * units
