@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def diagnose(
     optimizer: optax.GradientTransformation | None = None,
     solution: Field | None = None,
     budget: float | int = 60,
+    leave_out: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Why a PINN does not train, how sure that is, and what to do.
@@ -101,13 +102,17 @@ def diagnose(
         optimizer: of the training, any of optax; without it nothing is found about steps.
         solution: ``x -> u(x)`` if known; that of ``problem`` if not given.
         budget: seconds after which no further measurement is begun.
+        leave_out: names of measurements not to make, out of `Diagnosis.measured`.
         progress: called with the name of each measurement as it begins.
 
     Raises:
-        ValueError: see `problems.check`; weights that do not fit; a budget that is not positive.
+        ValueError: see `problems.check`; weights that do not fit; a budget not above 0; an unknown measurement.
     """
     if not budget > 0:
         raise ValueError(f"`budget` is a number of seconds, positive; got {budget}.")
+    unknown = set(leave_out) - set(MEASUREMENTS)
+    if unknown:
+        raise ValueError(f"`leave_out` must name measurements, {list(MEASUREMENTS)}; got {sorted(unknown)}.")
     problem, points = trained(problem, points)
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     weights = {name: float(w) for name, w in weights.items()}
@@ -121,6 +126,9 @@ def diagnose(
         measured["weights"] = weights
         for name, function in MEASUREMENTS.items():
             start = time.perf_counter()
+            if name in leave_out:
+                missing[name] = "left out"
+                continue
             if start - begun > budget:
                 missing[name] = f"the budget of {budget:g} s was spent"
                 continue
