@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from pinn_analysis import diagnosis, networks, problems, results, training, weighting
-
 from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import Condition, Problem, box, faces
 

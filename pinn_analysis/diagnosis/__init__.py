@@ -11,10 +11,10 @@ contradictory data         the known solution misses values; or one term makes t
 missing condition          two different fields meet every term
 precision                  residuals in float32 are rounding
 inputs not scaled          an axis far from size 1 reaches the first layer as it is
+unstable step              one step moves the field by more than its size
 saturated units            activations without slope
 collapsed constraint       a hard constraint lets the network move on a part of the domain only
 units of terms             residuals of one term are thousands of times larger, whatever the network
-unstable step              the loss falls with steps a tenth as long
 too few points             residuals are large beside the points, which do not determine the solution
 overfitted points          the same beside points that do
 weak term                  a term is outpulled by another, and is the one that is not met

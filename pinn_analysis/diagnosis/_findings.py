@@ -214,24 +214,21 @@ def units_of_terms(measured: Measured, threshold: float) -> Seen | None:
 
 
 def unstable_step(measured: Measured, threshold: float) -> Seen | None:
-    """A loss that falls with steps a tenth as long, and not with these."""
+    """A step that moves the field by more than its size, or a rate of plain descent above the stable one."""
     found = measured["step"]
+    if found["moves"] > threshold:
+        advice = f"optimizer = optax.chain(optimizer, optax.scale({0.01 / found['moves']:.1g}))   # then train anew"
+        return Seen("", found["moves"], f"one step moves the field by {found['moves']:.2g} times its size", advice,
+                    "a loss that falls")  # fmt: skip
     if found["learning rate"] is not None and "hessian" in measured:
         number = found["learning rate"] / measured["hessian"]["largest step"]
-        if number > 1 and found["ratio"] > 2:
+        if number > threshold and found["ratio"] > 2:
             return Seen(
-                "", found["ratio"],
+                "", number,
                 f"the learning rate {found['learning rate']:.2g} is {number:.2g} times the largest stable one",
                 f"optimizer = optax.sgd({0.5 * measured['hessian']['largest step']:.2g})", "a loss that falls",
             )  # fmt: skip
-    if found["ratio"] < threshold:
-        return None
-    return Seen(
-        "", found["ratio"],
-        f"with steps a tenth as long the loss is {found['ratio']:.2g} times smaller after {TRIAL_STEPS} steps",
-        "optimizer = optax.chain(optimizer, optax.scale(0.1))   # or a rate that decays: `training.adam()`",
-        f"the loss falls by {found['ratio']:.1g} at once",
-    )  # fmt: skip
+    return None
 
 
 def _gap(measured: Measured, threshold: float) -> tuple[str, float] | None:
@@ -327,10 +324,10 @@ CAUSES: dict[str, Cause] = {
     "missing condition": Cause(missing_condition, 0.03, always=True),
     "precision": Cause(lost_precision, 0.3),
     "inputs not scaled": Cause(unscaled_inputs, 5.0),
+    "unstable step": Cause(unstable_step, 1.0),
     "saturated units": Cause(saturated_units, 0.5),
     "collapsed constraint": Cause(collapsed_constraint, 0.2),
     "units of terms": Cause(units_of_terms, 3e3),
-    "unstable step": Cause(unstable_step, 10.0),
     "too few points": Cause(too_few_points, 10.0),
     "overfitted points": Cause(overfitted_points, 10.0),
     "weak term": Cause(weak_term, 30.0),
