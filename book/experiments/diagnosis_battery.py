@@ -2,7 +2,7 @@
 
     python book/experiments/diagnosis_battery.py [--equations poisson ...] [--plants "weak term" ...] [--seeds 2]
 
-The plan, written down before any threshold was chosen.  Three equations, none of whose settings are the book's:
+For chapter 20.  The plan, written down before any threshold was chosen.  Three equations, none of whose settings are the book's:
 
 - ``poisson``: u'' = f on [0, 1], u = sin(2πx);
 - ``heat``: u_t = u_xx / 10 on [0, 1]², u = exp(-π²t/10) sin(πx);
