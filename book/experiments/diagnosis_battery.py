@@ -2,7 +2,8 @@
 
     python book/experiments/diagnosis_battery.py [--equations poisson ...] [--plants "weak term" ...] [--seeds 2]
 
-For chapter 20.  The plan, written down before any threshold was chosen.  Three equations, none of whose settings are the book's:
+For chapter 20.  The plan, written down before any threshold was chosen.
+Three equations, none of whose settings are the book's:
 
 - ``poisson``: u'' = f on [0, 1], u = sin(2πx);
 - ``heat``: u_t = u_xx / 10 on [0, 1]², u = exp(-π²t/10) sin(πx);
@@ -73,8 +74,8 @@ def equation(name: str, plant: str) -> Problem:
     axes = Axes(size=100.0) if plant == "inputs not scaled" else Axes(offset=1e6) if plant == "precision" else Axes()
     sign = -1.0 if plant == "wrong sign" else 1.0
     factor = 3.0 if plant == "wrong coefficient" else 1.0
-    high = 12.0 if plant == "frequency too high" else 1.0
-    one = {"poisson": _poisson, "heat": _heat, "ode": _ode}[name](axes, sign, factor, high)
+    times = 12.0 if plant == "frequency too high" else 1.0
+    one = {"poisson": _poisson, "heat": _heat, "ode": _ode}[name](axes, sign, factor, times)
     conditions = dict(one.conditions)
     if plant == "units of terms":
         conditions["residual"] = conditions["residual"].scaled(1e4)
@@ -93,8 +94,8 @@ def equation(name: str, plant: str) -> Problem:
     return one._replace(conditions=conditions)
 
 
-def _poisson(axes: Axes, sign: float, factor: float, high: float) -> Problem:
-    omega = 2 * np.pi * high
+def _poisson(axes: Axes, sign: float, factor: float, times: float) -> Problem:
+    omega = 2 * np.pi * times
     solution = lambda x: jnp.sin(omega * (x[0] - axes.offset) / axes.size)
     operator = lambda u: lambda x: axes.size**2 * partial(0, 0)(u)(x)
     source = lambda x: -sign * factor * omega**2 * solution(x)
@@ -106,9 +107,9 @@ def _poisson(axes: Axes, sign: float, factor: float, high: float) -> Problem:
     }, (low, high), solution)  # fmt: skip
 
 
-def _heat(axes: Axes, sign: float, factor: float, high: float) -> Problem:
-    k = np.pi * high
-    rate = k**2 / 10 if high == 1 else k**2 / 10 / high**2
+def _heat(axes: Axes, sign: float, factor: float, times: float) -> Problem:
+    k = np.pi * times
+    rate = k**2 / 10 / times**2
     diffusion = rate / k**2
     y = lambda x: (x - axes.offset) / axes.size
     solution = lambda x: jnp.exp(-rate * y(x)[1]) * jnp.sin(k * y(x)[0])
@@ -127,10 +128,10 @@ def _heat(axes: Axes, sign: float, factor: float, high: float) -> Problem:
     }, (low, high), solution)  # fmt: skip
 
 
-def _ode(axes: Axes, sign: float, factor: float, high: float) -> Problem:
+def _ode(axes: Axes, sign: float, factor: float, times: float) -> Problem:
     y = lambda x: 2 * (x[0] - axes.offset) / axes.size
-    solution = lambda x: jnp.sin(2 * high * y(x)) + 0.5
-    slope = lambda x: 2 * high * jnp.cos(2 * high * y(x))
+    solution = lambda x: jnp.sin(2 * times * y(x)) + 0.5
+    slope = lambda x: 2 * times * jnp.cos(2 * times * y(x))
     left = lambda value, du: du + value + value**3
     operator = lambda u: lambda x: sign * axes.size / 2 * partial(0)(u)(x) + factor * u(x) + u(x) ** 3
     low = jnp.array([axes.offset])

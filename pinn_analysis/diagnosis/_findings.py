@@ -123,7 +123,7 @@ def missing_condition(measured: Measured, threshold: float) -> Seen | None:
     """Two solutions of one problem."""
     found = measured["reference"]
     number = found["disagreement"]
-    if number < threshold or number < 10 * found["estimate"]:
+    if number < threshold or number < 20 * found["estimate"]:
         return None
     return Seen(
         "", number,
@@ -174,12 +174,11 @@ def unscaled_inputs(measured: Measured, threshold: float) -> Seen | None:
 def saturated_units(measured: Measured, threshold: float) -> Seen | None:
     """Activations whose slope is a hundredth of the largest, or less."""
     found = measured["inputs"]
-    layer = int(np.argmax(found["saturated"]))
-    share = found["saturated"][layer]
+    share = found["saturated"][0]  # Later layers saturate in training too, for high frequencies.
     if share < threshold:
         return None
     return Seen(
-        f"layer {layer}", share, f"{100 * share:.0f} % of the activations of layer {layer} are saturated",
+        "first layer", share, f"{100 * share:.0f} % of the activations of the first layer are saturated",
         "params = network.init(key)   # smaller weights and biases: Glorot's, `mlp(..., weight_std=1.0)`",
         "units that can move again; train anew",
     )  # fmt: skip
@@ -321,7 +320,7 @@ def too_few_steps(measured: Measured, threshold: float) -> Seen | None:
 CAUSES: dict[str, Cause] = {
     "wrong sign or coefficient": Cause(wrong_equation, 0.01, always=True),
     "contradictory data": Cause(contradictory_data, 0.01, always=True),
-    "missing condition": Cause(missing_condition, 0.03, always=True),
+    "missing condition": Cause(missing_condition, 0.01, always=True),
     "precision": Cause(lost_precision, 0.3),
     "inputs not scaled": Cause(unscaled_inputs, 5.0),
     "unstable step": Cause(unstable_step, 1.0),
