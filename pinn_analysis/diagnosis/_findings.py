@@ -350,7 +350,7 @@ def find(measured: Measured) -> list[Finding]:
             continue
         if seen is not None:
             right, of = CERTAINTY.get(cause, (0, 0))
-            certainty = f"right in {right} of {of} cases of the battery" if of else "not in the battery's figures"
+            certainty = f"right in {right} of {of} cases of the battery" if of else "not calibrated yet"
             found.append(
                 Finding(cause, seen.where, float(seen.number), threshold, seen.evidence, BATTERY, certainty,
                         seen.advice, seen.gain)

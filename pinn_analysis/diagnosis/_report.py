@@ -60,7 +60,7 @@ def text(diagnosis: Any) -> str:
             f"Expect: {f.gain}.",
         ):  # fmt: skip
             lines += textwrap.wrap(part[0].upper() + part[1:], WIDTH, initial_indent="   ", subsequent_indent="   ")
-        lines += [f"   >>> {f.advice}", ""]
+        lines += [f"   try: {f.advice}", ""]
     rows = table(diagnosis)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
