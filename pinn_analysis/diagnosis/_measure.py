@@ -105,7 +105,7 @@ def _is_periodic(case: Case, axis: int, largest: float) -> bool:
     low, high = (float(corner[axis]) for corner in case.problem.domain)
     x, size = case.test[:32], high - low
     ends, inside = _Across(axis, low, high), _Across(axis, low + 0.13 * size, high - 0.29 * size)
-    return _moves(case, ends, x).max() < HARD * largest and _moves(case, inside, x).max() > 1e-6 * largest
+    return bool(_moves(case, ends, x).max() < HARD * largest and _moves(case, inside, x).max() > 1e-6 * largest)
 
 
 @dataclasses.dataclass(frozen=True)
