@@ -72,7 +72,7 @@ class Diagnosis:
         """Write one page that needs nothing else, light and dark; whole or not at all."""
         from pinn_analysis import plotting
 
-        return results.write_text(path, _report.html(self, plotting.svg(self.plot())))
+        return results.write_whole(path, _report.html(self, plotting.svg(self.plot())))
 
 
 def diagnose(

@@ -123,7 +123,7 @@ def missing_condition(measured: Measured, threshold: float) -> Seen | None:
     """Two solutions of one problem."""
     found = measured["reference"]
     number = found["disagreement"]
-    if number < threshold or number < 20 * found["estimate"]:
+    if number < threshold or number < 5 * found["estimate"]:
         return None
     return Seen(
         "", number,
@@ -320,7 +320,7 @@ def too_few_steps(measured: Measured, threshold: float) -> Seen | None:
 CAUSES: dict[str, Cause] = {
     "wrong sign or coefficient": Cause(wrong_equation, 0.01, always=True),
     "contradictory data": Cause(contradictory_data, 0.01, always=True),
-    "missing condition": Cause(missing_condition, 0.01, always=True),
+    "missing condition": Cause(missing_condition, 1e-3, always=True),
     "precision": Cause(lost_precision, 0.3),
     "inputs not scaled": Cause(unscaled_inputs, 5.0),
     "unstable step": Cause(unstable_step, 1.0),
