@@ -334,7 +334,19 @@ CAUSES: dict[str, Cause] = {
     "too few steps": Cause(too_few_steps, 2.0),
 }
 #: Right of all first findings of a cause, on the half of the battery that thresholds were not chosen on.
-CERTAINTY: dict[str, tuple[int, int]] = {}
+CERTAINTY: dict[str, tuple[int, int]] = {
+    "wrong sign or coefficient": (3, 3),
+    "contradictory data": (1, 1),
+    "missing condition": (2, 2),
+    "saturated units": (1, 1),
+    "collapsed constraint": (1, 1),
+    "units of terms": (1, 1),
+    "unstable step": (2, 2),
+    "too few points": (1, 1),
+    "overfitted points": (2, 2),
+    "weak term": (1, 2),
+    "frequency too high": (1, 1),
+}
 
 
 def find(measured: Measured) -> list[Finding]:
@@ -350,7 +362,7 @@ def find(measured: Measured) -> list[Finding]:
             continue
         if seen is not None:
             right, of = CERTAINTY.get(cause, (0, 0))
-            certainty = f"right in {right} of {of} cases of the battery" if of else "not calibrated yet"
+            certainty = f"right in {right} of {of} unseen cases of the battery" if of else "not calibrated yet"
             found.append(
                 Finding(cause, seen.where, float(seen.number), threshold, seen.evidence, BATTERY, certainty,
                         seen.advice, seen.gain)
