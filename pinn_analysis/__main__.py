@@ -2,4 +2,5 @@
 
 from pinn_analysis.cli import main
 
-main(prog_name="pinn-analysis")
+if __name__ == "__main__":
+    main(prog_name="pinn-analysis")
