@@ -2,7 +2,7 @@
 
 Modules, each built on those before it: `operators`, `problems`, `networks`, `ntk`,
 `spectra`, `convergence`, `gradients`, `curvature`, `weight_rules`, `weighting`, `training`,
-`solving`, `results`, `plotting`.
+`solving`, `results`, `plotting`, `diagnosis`, `cli`.
 """
 
 import importlib
@@ -11,6 +11,7 @@ from types import ModuleType
 from pinn_analysis import (
     convergence as convergence,
     curvature as curvature,
+    diagnosis as diagnosis,
     gradients as gradients,
     networks as networks,
     ntk as ntk,
@@ -23,6 +24,7 @@ from pinn_analysis import (
     weight_rules as weight_rules,
     weighting as weighting,
 )
+from pinn_analysis.diagnosis import Diagnosis as Diagnosis, diagnose as diagnose
 from pinn_analysis.networks import (
     Network as Network,
     fourier_mlp as fourier_mlp,
@@ -43,7 +45,7 @@ from pinn_analysis.training import Run as Run, train as train
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`plotting` at its first use: matplotlib takes a quarter of a second to import."""
-    if name == "plotting":
-        return importlib.import_module("pinn_analysis.plotting")
+    """`plotting` at its first use: matplotlib takes a quarter of a second to import; and the command line."""
+    if name in ("plotting", "cli"):
+        return importlib.import_module(f"pinn_analysis.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

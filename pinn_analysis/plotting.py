@@ -3,12 +3,14 @@
 One colour per loss term throughout, and no titles inside the plot: captions say it.
 """
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
 
@@ -78,3 +80,54 @@ def kernel(ax: Axes, blocks: KernelBlocks | KernelOperator) -> Axes:
     ax.set_xticks(middles, names)
     ax.set_yticks(middles, names, rotation=90, va="center")
     return ax
+
+
+def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure:
+    """What `diagnosis.diagnose` measured at the points ``x``; a panel without its measurement stays empty."""
+    fig = Figure(figsize=(11, 6), layout="constrained")
+    axes = fig.subplots(2, 3).ravel()
+    if "residuals" in measured:
+        names = list(measured["residuals"]["training"])
+        for shift, where in ((-0.2, "training"), (0.2, "held_out")):
+            heights = [measured["residuals"][where][name] for name in names]
+            axes[0].bar(np.arange(len(names)) + shift, heights, 0.4, label=where.replace("_", " ") + " points")
+        axes[0].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes[0].set(yscale="log", ylabel="residual, root mean square")
+        axes[0].legend(frameon=False)
+    if "kernel" in measured:
+        use, balanced = measured["kernel"]["in use"], measured["kernel"]["balanced"]
+        spectrum(axes[1], {"weights in use": use["eigenvalues"], "balanced": balanced["eigenvalues"]})
+        axes[1].legend(frameon=False)
+        names = list(use["steps to 10 %"])
+        for shift, label, of in ((-0.2, "weights in use", use), (0.2, "balanced", balanced)):
+            steps = np.minimum([of["steps to 10 %"][name] for name in names], 1e16)
+            axes[2].bar(np.arange(len(names)) + shift, steps, 0.4, label=label)
+        axes[2].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes[2].set(yscale="log", ylabel="predicted steps to 10 %")
+        axes[2].legend(frameon=False)
+    if "step" in measured:
+        tried = {"optimiser as it is": measured["step"]["as it is"], "steps a tenth": measured["step"]["a tenth"]}
+        curves(axes[3], 10 * np.arange(len(measured["step"]["a tenth"])), tried)
+        axes[3].set(xlabel="further steps", ylabel="loss")
+        axes[3].legend(frameon=False)
+    if "reference" in measured:
+        x, difference = np.asarray(x), measured["reference"]["difference"][:, 0]
+        if x.shape[1] == 1:
+            order = np.argsort(x[:, 0])
+            axes[4].plot(x[order, 0], difference[order], color=COLORS["error"])
+            axes[4].set(xlabel="x", ylabel="network less reference")
+        else:
+            limit = np.abs(difference).max()
+            points = axes[4].scatter(x[:, 0], x[:, 1], c=difference, s=12, cmap="RdBu_r", vmin=-limit, vmax=limit)
+            fig.colorbar(points, ax=axes[4], label="network less reference")
+    if "inputs" in measured:
+        axes[5].bar(range(len(measured["inputs"]["saturated"])), measured["inputs"]["saturated"], color=COLORS["all"])
+        axes[5].set(xlabel="layer", ylabel="share of saturated activations", ylim=(0, 1))
+    return fig
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an element of a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from pinn_analysis import _provenance
 from pinn_analysis._provenance import describe, device
 
-__all__ = ["Record", "describe", "device", "fill", "missing", "records", "stack", "values"]
+__all__ = ["Record", "describe", "device", "fill", "missing", "records", "stack", "values", "write_whole"]
 
 FOLDER = _provenance.ROOT / "book" / "results"  # Where tables are, unless a folder is given.
 FORMAT = 2  # Raised when files of before can no longer be read.
@@ -199,6 +199,18 @@ def stack(table: Mapping[str, Record], array: str, **settings) -> np.ndarray:
     for at, value in found.items():
         stacked[at] = value
     return stacked
+
+
+def write_whole(path: str | Path, text: str) -> Path:
+    """Write a text file, whole or not at all, into a folder that there is."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def _folder(folder: str | Path | None) -> Path:

@@ -20,6 +20,10 @@ SMALLEST = {
     "architecture_kernels": ({"steps": 2, "seeds": 1, "names": ("Fourier 1, 10",)}, {"DEPTH": 1}),
     "cavity": ({"steps": 2, "models": ("M2",), "formulations": ("velocity",)}, {"HIDDEN": (3,)}),
     "cavity_reference": ({"finest": 36, "test": 19}, {}),
+    "diagnosis_battery": (
+        {"equations": ("ode",), "plants": ("clean",), "seeds": 1, "steps": 2},
+        {"WIDTH": 3, "POINTS": {"ode": 8}},
+    ),
     "helmholtz_table": ({"models": ("M1",), "widths": (3,), "depths": (1,), "seeds": 1, "steps": 2}, {}),
     "hessian": (
         {"width": 3, "steps": 2, "seeds": 1, "cases": ("helmholtz_1_M1",)},

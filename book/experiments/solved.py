@@ -2,7 +2,7 @@
 
     python book/experiments/solved.py [--cases poisson_4 wave ...] [--seeds 10]
 
-For chapters 22 and 23.  Errors are measured after the fact: the solver never sees a solution.
+For chapter 22.  Errors are measured after the fact: the solver never sees a solution.
 """
 
 import itertools

@@ -1,0 +1,97 @@
+"""A diagnosis on one page: as text, and as a page for a browser."""
+
+import html as _html
+import textwrap
+from typing import Any
+
+import numpy as np
+
+WIDTH = 100
+STYLE = """
+:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
+background:light-dark(#fff,#161616);color:light-dark(#1a1a1a,#e8e8e8)}
+table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}
+pre{background:light-dark(#f2f2f2,#262626);padding:.6rem;overflow-x:auto;white-space:pre-wrap}
+article{border-left:4px solid #d55e00;padding-left:1rem;margin:1.5rem 0}figure{background:#fff;padding:.5rem;margin:0}
+svg{max-width:100%;height:auto}
+"""
+
+
+def verdict(diagnosis: Any) -> str:
+    """One sentence."""
+    error = diagnosis.measured.get("error")
+    state = (
+        f"relative error {error['relative']:.2g}, against {error['against']}"
+        if error
+        else f"error not known: {diagnosis.not_measured.get('error', 'not measured')}"
+    )
+    n = len(diagnosis.findings)
+    if n:
+        return f"{diagnosis.problem}: {state}; {n} finding{'s' if n > 1 else ''}, most important first."
+    if error and error["relative"] < 0.03:
+        return f"{diagnosis.problem}: {state}; nothing found."
+    return f"{diagnosis.problem}: {state}; no cause that this can see was found."
+
+
+def table(diagnosis: Any) -> list[tuple[str, ...]]:
+    """Rows by term: residuals, rate, weight that balances, predicted steps."""
+    measured = diagnosis.measured
+    if "kernel" not in measured or "residuals" not in measured:
+        return []
+    kernel, residuals = measured["kernel"], measured["residuals"]
+    rows = [("term", "residual", "held out", "tr K/n", "eff. rank", "balances", "steps to 10 %", "to 1 %")]
+    for name in kernel["rates"]:
+        steps = (kernel["in use"][f"steps to {percent} %"][name] for percent in (10, 1))
+        rows.append((
+            name, f"{residuals['training'][name]:.2e}", f"{residuals['held_out'][name]:.2e}",
+            f"{kernel['rates'][name]:.1e}", f"{kernel['effective rank'][name]:.1f}", f"{kernel['weights'][name]:.2g}",
+            *("never" if np.isinf(s) else f"{s:.3g}" for s in steps),
+        ))  # fmt: skip
+    return rows
+
+
+def text(diagnosis: Any) -> str:
+    """The findings, each with number, threshold, certainty, advice and gain; the terms; what is missing."""
+    lines = [verdict(diagnosis), ""]
+    for i, f in enumerate(diagnosis.findings, 1):
+        lines.append(f"{i}. {f.cause.upper()}{' · ' + f.where if f.where else ''}")
+        for part in (
+            f"{f.evidence}.", f"Number {f.number:.3g}, threshold {f.threshold:g} ({f.source}); {f.certainty}.",
+            f"Expect: {f.gain}.",
+        ):  # fmt: skip
+            lines += textwrap.wrap(part[0].upper() + part[1:], WIDTH, initial_indent="   ", subsequent_indent="   ")
+        lines += [f"   try: {f.advice}", ""]
+    rows = table(diagnosis)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if rows:
+        lines.append(
+            "(steps of gradient descent at half the largest stable rate, weights in use, as the kernel predicts)"
+        )
+    lines += [f"not measured: {name}: {why}" for name, why in diagnosis.not_measured.items()]
+    return "\n".join(lines)
+
+
+def html(diagnosis: Any, figure: str) -> str:
+    """A page with everything in it."""
+    e = _html.escape
+    findings = "".join(
+        f"<article><h2>{i}. {e(f.cause)}{' · ' + e(f.where) if f.where else ''}</h2><p>{e(f.evidence)}.</p>"
+        f"<p>Number {f.number:.3g}, threshold {f.threshold:g} ({e(f.source)}); {e(f.certainty)}.</p>"
+        f"<pre>{e(f.advice)}</pre><p>Expect: {e(f.gain)}.</p></article>"
+        for i, f in enumerate(diagnosis.findings, 1)
+    )
+    rows = "".join(
+        "<tr>" + "".join(f"<{tag}>{e(cell)}</{tag}>" for cell in row) + "</tr>"
+        for tag, row in zip(["th"] + ["td"] * 99, table(diagnosis), strict=False)
+    )
+    missing = "".join(f"<li>{e(name)}: {e(why)}</li>" for name, why in diagnosis.not_measured.items())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Diagnosis of {e(diagnosis.problem)}</title><style>{STYLE}</style>"
+        f"<h1>{e(diagnosis.problem)}</h1><p>{e(verdict(diagnosis))}</p>{findings}"
+        f'<figure role="img" aria-label="Residuals, spectrum, steps and error">{figure}</figure>'
+        f"<h2>Terms</h2><table>{rows}</table>"
+        + (f"<h2>Not measured</h2><ul>{missing}</ul>" if missing else "")
+        + "</html>\n"
+    )
