@@ -119,7 +119,7 @@ def diagnose(
     problems.check_names(problem, weights, "weights")
     problems.check_weights(weights)
     points = problems.check(problem, apply, params, points)
-    given, x64 = (problem, params, points), bool(jax.config.jax_enable_x64)
+    given, x64 = (problem, params, points), bool(jax.config.read("jax_enable_x64"))
     begun, measured, missing, seconds = time.perf_counter(), {}, {}, {}
     with jax.enable_x64(True):
         case = _case(given, x64, apply, weights, optimizer, solution)

@@ -200,7 +200,7 @@ def collapsed_constraint(measured: Measured, threshold: float) -> Seen | None:
 def units_of_terms(measured: Measured, threshold: float) -> Seen | None:
     """Terms whose residuals are in units of different size, whatever the network."""
     units = {name: measured["reference"]["units"][name] for name in measured["kernel"]["rates"]}
-    large, small = max(units, key=units.get), min(units, key=units.get)
+    large, small = max(units, key=units.__getitem__), min(units, key=units.__getitem__)
     number = units[large] / max(units[small], 1e-300)
     if number < threshold:
         return None
@@ -273,7 +273,7 @@ def weak_term(measured: Measured, threshold: float) -> Seen | None:
     weights, size = measured["weights"], measured["reference"]["size"]
     pull = {name: weights[name] * rate for name, rate in rates.items()}
     missed = {name: measured["residuals"]["held_out"][name] / (units[name] * size) for name in rates}
-    worst = max(missed, key=missed.get)
+    worst = max(missed, key=missed.__getitem__)
     number = max(pull.values()) / max(pull[worst], 1e-300)
     if number < threshold:
         return None
@@ -371,7 +371,7 @@ def find(measured: Measured) -> list[Finding]:
 
 
 def _worst(numbers: Mapping[str, float]) -> str | None:
-    return max(numbers, key=numbers.get) if numbers else None
+    return max(numbers, key=numbers.__getitem__) if numbers else None
 
 
 def _count(steps: float) -> str:

@@ -225,7 +225,8 @@ class _Table:
 
         # The numbers of the first layer are those that derivatives are taken by, and the roots in its kernel cancel:
         # c E[φ'(u) φ'(v)] = ρ ∂/∂ρ E[φ(u) φ(v)].
-        both = local(*jax.tree.map(lambda x: x[0], (one, two)), rho)
+        first, second = jax.tree.map(lambda x: x[0], (one, two))
+        both = local(first, second, rho)
         power = np.array([float(p) for p, _, _ in keys(*orders)])[:, None, None]
         covariance = affine(both[:, 0])
         kernel = covariance + limit.weight_std**2 * (rho * both[:, 1] + power * both[:, 0])
@@ -320,7 +321,7 @@ def _product(pairs: _Pairs, p: Array, q: Array) -> Array:
     """Of arrays whose first axis is of monomials."""
 
     def further(total: Array, column: _Pairs) -> tuple[Array, None]:
-        there = column.there.reshape(-1, *[1] * (p.ndim - 1))
+        there = jnp.reshape(column.there, (-1, *[1] * (p.ndim - 1)))
         return total + _rows(p, column.left) * _rows(q, column.right) * there, None
 
     zero = jnp.zeros((len(pairs.left), *p.shape[1:]), p.dtype)

@@ -241,7 +241,7 @@ def _terms(operator: tuple, points: Array, places: Array, shape: Shape, order: i
 @functools.partial(jax.jit, static_argnames=("shape", "order"))
 def _of_monomials(operator: tuple, points: Array, places: Array, *, shape: Shape, order: int) -> Array:
     """What the operator makes of ``(z - x)^α``, in each component: ``(n, q, components, monomials)``; else NaN."""
-    operator, d = _linear(*operator), places.shape[1]
+    linear, d = _linear(*operator), places.shape[1]
     by_degree = [_exponents(d, m) for m in range(order + 1)]
     parents = [[(lower.index(tuple(n - (i == axis) for i, n in enumerate(one))), axis)
                 for one in higher for axis in [next(i for i, n in enumerate(one) if n)]]
@@ -260,7 +260,7 @@ def _of_monomials(operator: tuple, points: Array, places: Array, *, shape: Shape
 
         basis = jnp.eye(math.prod(shape) * sum(map(len, by_degree)))
         basis = basis.reshape(len(basis), math.prod(shape), -1)
-        values = jax.vmap(lambda e: jnp.ravel(operator(field(e))(point)))(basis)
+        values = jax.vmap(lambda e: jnp.ravel(linear(field(e))(point)))(basis)
         return values.T.reshape(-1, *basis.shape[1:])
 
     return jax.vmap(at)(points, places)
