@@ -17,7 +17,7 @@ class Finding:
     """One cause, with its evidence.
 
     Attributes:
-        cause: one of `CAUSES`.
+        cause: one of ``CAUSES``.
         where: the term, axis or layer that it is about; empty if it is about the whole.
         number: what was measured.
         threshold: beyond which it is a finding.
