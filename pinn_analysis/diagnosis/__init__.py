@@ -22,7 +22,7 @@ frequency too high         the residual is in modes of the kernel that do not mo
 too few steps              the loss goes on falling
 =========================  ==========================================================================
 
-What the problem itself has wrong is told from bad training by solving it without training (`solving`).
+What the problem itself has wrong is distinguished from bad training by solving it without training (`solving`).
 Nothing but a known solution, or data, can show a wrong sign or coefficient: without them none is claimed.
 """
 

@@ -24,7 +24,7 @@ from pinn_analysis.problems._condition import check_operator, value_of
 TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
 MANY = 17  # Components that are tried where nothing says how many a field has, and one more.
 
-MOST = 70  # Derivatives of an operator that are told apart: order 4 in four dimensions, 2 in ten.
+MOST = 70  # Derivatives of an operator that are distinguished: order 4 in four dimensions, 2 in ten.
 
 Shape = tuple[int, ...]
 Points = Array | tuple[Array, Array]  # Of one term: places, or places with weights of the derivatives there.
