@@ -83,11 +83,11 @@ def descend(
     def scaled(params: PyTree) -> Array:
         return jnp.concatenate([jnp.sqrt(weights[name] / r.size) * r for name, r in residuals(params).items()])
 
-    def jacobian(params: PyTree) -> Array:  # Row by row: a pullback of all of them at once takes n times as long.
+    def jacobian(params: PyTree) -> Array:
         parts = []
         for name, condition in problem.conditions.items():
-            leaves = jax.tree.leaves(jax.vmap(_rows.row_gradients(condition.operator, apply, params))(points[name]))
-            rows = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], 1)
+            rows = _rows.gradient_rows(condition.operator, apply, params, points[name])
+            rows = rows.reshape(-1, rows.shape[-1])
             parts.append(jnp.sqrt(jnp.reshape(weights[name], (-1, 1)) / len(rows)) * rows)
         return jnp.concatenate(parts)
 

@@ -107,7 +107,7 @@ def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure
         axes[2].legend(frameon=False)
     if "step" in measured:
         tried = {"optimiser as it is": measured["step"]["as it is"], "steps a tenth": measured["step"]["a tenth"]}
-        curves(axes[3], 10 * np.arange(len(measured["step"]["a tenth"])), tried)
+        curves(axes[3], measured["step"]["steps"], tried)
         axes[3].set(xlabel="further steps", ylabel="loss")
         axes[3].legend(frameon=False)
     if "reference" in measured:

@@ -204,12 +204,8 @@ def stack(table: Mapping[str, Record], array: str, **settings) -> np.ndarray:
 def write_whole(path: str | Path, text: str) -> Path:
     """Write a text file, whole or not at all, into a folder that there is."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with _whole(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -254,10 +250,16 @@ def _write(path: Path, provenance: dict, arrays: dict[str, np.ndarray]) -> None:
     for key, value in arrays.items():
         if value.dtype.hasobject:
             raise ValueError(f"`{key}` cannot be stored: dtype is {value.dtype}.")
+    with _whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place once it is written."""
     part = path.with_name(f".{path.stem}.part")
     try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, provenance=np.array(json.dumps(provenance)), **arrays)
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -62,7 +62,6 @@ PLANTS = (*CAUSES, *HEALTHY)
 STEPS, RATE, WIDTH = 2000, 3e-3, 32
 POINTS = {"poisson": 64, "heat": 256, "ode": 64}  # Of the residual.
 WEIGHTS = {"poisson": 100.0, "heat": 10.0, "ode": 10.0}  # Of the other terms.
-FAILED, WELL = 0.1, 0.03
 
 
 class Axes(NamedTuple):
@@ -230,26 +229,6 @@ def packed(measured: dict) -> np.ndarray:
         return float(f"{value:.4g}") if isinstance(value, float) else value
 
     return np.frombuffer(zlib.compress(json.dumps(short(measured)).encode()), np.uint8)
-
-
-def unpacked(stored: np.ndarray) -> dict:
-    """What was `packed`."""
-    return json.loads(zlib.decompress(stored.tobytes()))
-
-
-def confusion(table: dict, odd: bool = True) -> dict[str, dict[str, int]]:
-    """Of each plant that failed, and of healthy runs that are: how often each cause came first."""
-    counts: dict[str, dict[str, int]] = {}
-    for arrays, how in table.values():
-        plant, seed = how["config"]["plant"], how["config"]["seed"]
-        healthy = plant in HEALTHY
-        counted = float(arrays["error"]) < WELL if healthy else float(arrays["error"]) > FAILED
-        if seed % 2 == odd and counted:
-            found = diagnosis.find(unpacked(arrays["measured"]))
-            first = found[0].cause if found else "nothing"
-            row = counts.setdefault("healthy" if healthy else plant, {})
-            row[first] = row.get(first, 0) + 1
-    return counts
 
 
 def main(

@@ -14,8 +14,9 @@ from jaxtyping import PyTree
 
 from pinn_analysis import problems, results
 from pinn_analysis.diagnosis import _report
+from pinn_analysis.diagnosis._case import TEST, Case
 from pinn_analysis.diagnosis._findings import Finding, find
-from pinn_analysis.diagnosis._measure import MEASUREMENTS, TEST, Case
+from pinn_analysis.diagnosis._measure import MEASUREMENTS
 from pinn_analysis.operators import Field
 from pinn_analysis.problems import Apply, Problem, box
 from pinn_analysis.weight_rules import trained

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pinn_analysis.diagnosis._measure import TRIAL_STEPS, Measured
+from pinn_analysis.diagnosis._case import Measured
+from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 
 BATTERY = "book/experiments/diagnosis_battery.py"
 HEALTHY = 0.03  # Relative error of a network that there is nothing to say about.

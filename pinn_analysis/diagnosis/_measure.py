@@ -3,10 +3,9 @@
 Shapes: ``n`` rows of all terms together, ``d`` inputs.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,63 +17,16 @@ from jaxtyping import PyTree
 
 from pinn_analysis import convergence, curvature, gradients, ntk, problems, solving, spectra, training
 from pinn_analysis.diagnosis import _activations
-from pinn_analysis.networks import linearized, mlp, standardized
-from pinn_analysis.operators import Field, identity, partial
-from pinn_analysis.problems import Apply, Condition, Problem, box, faces
+from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
+from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
+from pinn_analysis.operators import Operator, identity
+from pinn_analysis.problems import Condition, faces
+from pinn_analysis.solving._linear import rms
 
 ROWS = 800  # Of a kernel that is diagonalised.
-READINGS = 256  # Of a term of measurements, in the reference.
-TEST = 512  # Points at which fields are compared.
-FEATURES = {1: 200}  # Parameters of the reference, by dimension; MORE in others.
-MORE = 500
-SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-RESOLVED = 1e-4  # An estimate of the reference's error with which no finer one is tried.
 TRIAL_STEPS = 200
+TRIAL_RECORDS = 20
 HARD = 1e-12  # Of the largest entry of the output's kernel: where a network cannot move at all.
-Measured = Mapping[str, dict[str, Any]]
-
-
-class Case(NamedTuple):
-    """What is diagnosed, in float64.
-
-    Attributes:
-        problem: the trained terms.
-        apply: the network.
-        params: its parameters.
-        points: of the training.
-        held_out: points that the training has not seen, at most as many.
-        test: where fields are compared, ``(TEST, d)``.
-        weights: loss weights in use.
-        optimizer: in use, if known.
-        solution: if known.
-        given: problem, parameters and points as they were given, in their own precision.
-    """
-
-    problem: Problem
-    apply: Apply
-    params: PyTree
-    points: dict[str, Array]
-    held_out: dict[str, Array]
-    test: Array
-    weights: dict[str, float]
-    optimizer: optax.GradientTransformation | None
-    solution: Field | None
-    given: tuple[Any, Any]
-
-    @property
-    def field(self) -> Field:
-        """The network with its parameters."""
-        return functools.partial(self.apply, self.params)
-
-
-def rms(x: Any) -> float:
-    """Root of the mean square."""
-    return float(np.sqrt(np.mean(np.square(np.asarray(x, float)))))
-
-
-def values(field: Field, x: Array) -> np.ndarray:
-    """``(n, m)``."""
-    return np.asarray(jax.jit(jax.vmap(field))(x)).reshape(len(x), -1)
 
 
 def residuals(case: Case, _: Measured) -> dict[str, Any]:
@@ -100,148 +52,17 @@ def output(case: Case, _: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _moves(case: Case, operator: Operator, x: Array) -> np.ndarray:
+    """How far a unit of each parameter moves ``L u`` at each point, squared and summed, ``(n,)``."""
+    return moves(case.problem, case.apply, case.params, operator, x).sum(1)
+
+
 def _is_periodic(case: Case, axis: int, largest: float) -> bool:
     """Whether both ends of an axis are one place to the network, and two places between them are not."""
     low, high = (float(corner[axis]) for corner in case.problem.domain)
     x, size = case.test[:32], high - low
-    ends, inside = _Across(axis, low, high), _Across(axis, low + 0.13 * size, high - 0.29 * size)
+    ends, inside = Across(axis, low, high), Across(axis, low + 0.13 * size, high - 0.29 * size)
     return bool(_moves(case, ends, x).max() < HARD * largest and _moves(case, inside, x).max() > 1e-6 * largest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Across:
-    """``u`` at one end of an axis less ``u`` at the other, and the same of its slope."""
-
-    axis: int
-    low: float
-    high: float
-
-    def __call__(self, u: Field) -> Field:
-        slope = partial(self.axis)(u)
-        ends = lambda x: (x.at[self.axis].set(self.low), x.at[self.axis].set(self.high))
-        return lambda x: jnp.stack([jnp.ravel(f(ends(x)[0]) - f(ends(x)[1])) for f in (u, slope)]).ravel()
-
-
-def _moves(case: Case, operator: Callable, x: Array) -> np.ndarray:
-    """``‖∂L u(x)/∂θ‖²`` of each point."""
-    target = lambda y: jnp.zeros(jax.eval_shape(operator(case.field), y).shape)
-    alone = case.problem._replace(conditions={"u": Condition(operator, target, box(*case.problem.domain))})
-    return np.asarray(ntk.operator(alone, case.apply, case.params, {"u": x}).diagonal()).reshape(len(x), -1).sum(1)
-
-
-def reference(case: Case, measured: Measured) -> dict[str, Any]:
-    """The problem solved without training, twice: fields on the test points, how sure, how far the network is off.
-
-    One hidden layer of sines, linearised, begun at zero and, with other features, at a random field: where the problem
-    has one solution, both find it (`solving.least_squares`).  A step of least squares leaves what no term can see as it
-    was.  What the network cannot help doing (hard constraints) is made part of the problem.
-    """
-    problem, points = _with_hard_constraints(case, measured["output"])
-    held_out = problem.sample(jax.random.key(3), {name: len(x) for name, x in points.items()})
-    network, best = _sines(case), None
-    for scale in SCALES:
-        solution = _solved(problem, network, points, held_out, scale, 0)
-        if best is None or solution.error_estimate < best[0].error_estimate:
-            best = solution, scale
-        if best[0].error_estimate < RESOLVED:
-            break
-    first, scale = best
-    second = _solved(problem, network, points, held_out, scale, 1)
-    u, v, here = (values(f, case.test) for f in (first.field, second.field, case.field))
-    size = max(rms(u), np.finfo(float).tiny)
-    found = {
-        "estimate": max(first.error_estimate, second.error_estimate), "scale": scale, "size": size, "field": u,
-        "disagreement": rms(u - v) / size, "distance": rms(here - u) / size,
-        "units": _units(problem, network, scale, points, case.test), "difference": here - u,
-        "residuals": {name: rms(r) for name, r in first.residuals.items()},
-    }  # fmt: skip
-    if found["estimate"] > 1e-3:
-        found["without"] = {
-            name: _without(name, problem, network, points, held_out, scale) for name in case.problem.conditions
-        }
-    return found
-
-
-def _without(name: str, problem: Problem, network, points: dict, held_out: dict, scale: float) -> dict[str, float]:
-    """Solved without a term, with two seeds: the error, the disagreement, and how badly the term is met then."""
-    rest = [other for other in problem.conditions if other != name]
-    if not rest:
-        return {"estimate": np.inf, "disagreement": np.inf, "residual": np.inf}
-    fewer = problem.only(*rest)
-    chosen, judged = ({other: x[other] for other in rest} for x in (points, held_out))
-    one, two = (_solved(fewer, network, chosen, judged, scale, seed) for seed in (0, 1))
-    u, v = (values(f.field, points[name][:, : len(problem.domain[0])]) for f in (one, two))
-    r = jax.jit(lambda x: problem.only(name).residuals(one.field, {name: x}))(points[name])[name]
-    return {
-        "estimate": max(one.error_estimate, two.error_estimate), "residual": rms(r),
-        "disagreement": rms(u - v) / max(rms(u), 1e-300),
-    }  # fmt: skip
-
-
-def _with_hard_constraints(case: Case, output: Mapping[str, Any]) -> tuple[Problem, dict[str, Array]]:
-    """The problem, with what the network meets by construction as further terms; and points that cover it."""
-    conditions, d = dict(case.problem.conditions), len(case.problem.domain[0])
-    if len(output["fixed points"]):
-        x = jnp.asarray(output["fixed points"])
-        u = jax.vmap(case.field)(x)
-        conditions["hard constraint"] = problems.data(x, u[:, 0] if u.ndim == 2 and u.shape[1] == 1 else u)
-    for axis in output["periodic axes"]:
-        low, high = (float(corner[axis]) for corner in case.problem.domain)
-        zero = jnp.zeros(2 * max(1, jax.eval_shape(case.field, case.test[0]).size))
-        conditions[f"period of axis {axis}"] = Condition(
-            _Across(axis, low, high), lambda x, zero=zero: zero, faces(*case.problem.domain, (axis, 0))
-        )
-    problem = case.problem._replace(conditions=conditions)
-    inside = int(1.25 * FEATURES.get(d, MORE)) // _components(case)
-    drawn = problem.sample(jax.random.key(11), {name: 4 * inside for name in conditions})
-    low, high = case.problem.domain
-    points = {}
-    for name, x in drawn.items():
-        spans = np.ptp(np.asarray((x[:, :d] - low) / (high - low)), axis=0) > 1e-9
-        dimensions = int(spans.sum())
-        share = inside if dimensions == d else max(2, inside // 6) if dimensions else 2 * d
-        if problem.conditions[name].values:
-            x = jnp.asarray(np.unique(np.asarray(x), axis=0))
-            share = len(x) if len(x) <= READINGS else READINGS
-            x = jax.random.permutation(jax.random.key(13), x)
-        points[name] = x[:share]
-    return problem, points
-
-
-def _components(case: Case) -> int:
-    return max(1, jax.eval_shape(case.field, case.test[0]).size)
-
-
-def _sines(case: Case):
-    d, m = len(case.problem.domain[0]), _components(case)
-    layers = mlp((d, FEATURES.get(d, MORE) // (d + 1 + m), m), "sin", parameterization="ntk", bias_std=1.0)
-    return standardized(layers, *case.problem.domain)
-
-
-def _tangent(network, scale: float, seed: int):
-    first, last = network.init(jax.random.key(seed))
-    return linearized(network, [first | {"weight": scale * first["weight"]}, last], centered=True)
-
-
-def _solved(problem: Problem, network, points: dict, held_out: dict, scale: float, seed: int) -> solving.Solution:
-    """Begun at the field that is zero for seed 0, and at a random one for any other."""
-    tangent, key = _tangent(network, scale, seed), jax.random.key(100 + seed)
-    flat, unravel = ravel_pytree(tangent.init(key))
-    start = unravel(flat + min(seed, 1) * jax.random.normal(key, flat.shape))
-    return solving.least_squares(problem, tangent, points, params=start, held_out=held_out, steps=15)
-
-
-def _units(problem: Problem, network, scale: float, points: dict, x: Array) -> dict[str, float]:
-    """Residual of each term for a field of size one that varies as the solution does."""
-    params = _tangent(network, scale, 0).init(jax.random.key(0))
-    norms = {
-        name: rms(np.sqrt(ntk.operator(problem.only(name), network.apply, params, {name: points[name]}).diagonal()))
-        for name in problem.conditions
-    }
-    zero = lambda y: jnp.zeros(jax.eval_shape(functools.partial(network.apply, params), y).shape)
-    alone = problem._replace(conditions={"u": Condition(identity, zero, box(*problem.domain))})
-    one = rms(np.sqrt(ntk.operator(alone, network.apply, params, {"u": x[:128]}).diagonal()))
-    return {name: norm / one for name, norm in norms.items()}
 
 
 def error(case: Case, measured: Measured) -> dict[str, Any]:
@@ -404,7 +225,8 @@ def step(case: Case, _: Measured) -> dict[str, Any]:
         losses = case.problem.losses(functools.partial(case.apply, state[0]), case.points)
         return sum(case.weights[name] * value for name, value in losses.items())
 
-    run = training.follow(advance, loss, range(0, TRIAL_STEPS + 1, TRIAL_STEPS // 20))
+    steps = np.arange(0, TRIAL_STEPS + 1, TRIAL_STEPS // TRIAL_RECORDS)
+    run = training.follow(advance, loss, steps)
 
     def tried(factor: float) -> np.ndarray:
         first, scale = optimizer.init(case.params)
@@ -415,7 +237,7 @@ def step(case: Case, _: Measured) -> dict[str, Any]:
     last = slice(-len(as_is) // 2, None)
     middle = lambda losses: float(np.median(np.nan_to_num(losses[last], nan=np.inf, posinf=np.inf)))
     return {
-        "as it is": as_is, "a tenth": tenth, "ratio": middle(as_is) / max(middle(tenth), 1e-300),
+        "steps": steps, "as it is": as_is, "a tenth": tenth, "ratio": middle(as_is) / max(middle(tenth), 1e-300),
         "learning rate": _learning_rate(case), "moves": _first_step(case),
         "fall": float(as_is[0] / max(middle(as_is), 1e-300)),
     }  # fmt: skip
@@ -472,10 +294,10 @@ def points(case: Case, measured: Measured) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"gap": gap, "counts": {name: len(x) for name, x in case.points.items()}}
     if max(gap.values()) > 3:
-        problem, cover = _with_hard_constraints(case, measured["output"])
+        problem, cover = with_hard_constraints(case, measured["output"])
         x = {name: case.points.get(name, cover[name])[: 2 * MORE] for name in problem.conditions}
         solution = solving.least_squares(
-            problem, _tangent(_sines(case), measured["reference"]["scale"], 0), x, held_out=cover, steps=15
+            problem, tangent(features(case), measured["reference"]["scale"], 0), x, held_out=cover, steps=15
         )
         u = measured["reference"]["field"]
         found["reference on them"] = rms(values(solution.field, case.test) - u) / measured["reference"]["size"]

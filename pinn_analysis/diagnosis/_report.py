@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pinn_analysis.diagnosis._findings import HEALTHY
+
 WIDTH = 100
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
@@ -28,7 +30,7 @@ def verdict(diagnosis: Any) -> str:
     n = len(diagnosis.findings)
     if n:
         return f"{diagnosis.problem}: {state}; {n} finding{'s' if n > 1 else ''}, most important first."
-    if error and error["relative"] < 0.03:
+    if error and error["relative"] < HEALTHY:
         return f"{diagnosis.problem}: {state}; nothing found."
     return f"{diagnosis.problem}: {state}; no cause that this can see was found."
 

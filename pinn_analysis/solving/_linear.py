@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+from jax.typing import ArrayLike
 
 POWERS = 10  # Of the power method, of which the first digit is enough.
 
@@ -78,6 +79,6 @@ def _shortest(r: np.ndarray, b: np.ndarray) -> np.ndarray:
     return rotate(r, tau, x, trans="T", lwork=lwork)[0][:, 0]
 
 
-def rms(x: np.ndarray) -> float:
+def rms(x: ArrayLike) -> float:
     """Root mean square."""
-    return float(np.sqrt(np.mean(np.abs(x) ** 2)))
+    return float(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)))

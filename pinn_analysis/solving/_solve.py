@@ -9,9 +9,10 @@ from jax import Array
 from jaxtyping import PyTree
 
 from pinn_analysis import problems
-from pinn_analysis.networks import Network, linearized, mlp, standardized
+from pinn_analysis.networks import linearized, mlp
 from pinn_analysis.problems import Problem
 from pinn_analysis.solving import _system
+from pinn_analysis.solving._features import sines, stretched
 from pinn_analysis.solving._least_squares import held_out_size, least_squares
 from pinn_analysis.solving._points import Cover, cover
 from pinn_analysis.solving._solution import Solution
@@ -99,18 +100,14 @@ class _Trials:
         d = len(problem.domain[0])
         self.problem, self.components, self.memory, self.done = problem, components, memory, {}
         start_key, points_key, held_out_key = jax.random.split(key, 3)
-        # Shapes of parameters alone tell the width, so that one network serves all.
-        self.network = standardized(self.layers(1), *problem.domain)
+        # The width is in the shapes of parameters alone, so that one network serves all.
+        self.network = sines(problem, 1, components)
         self.per_unit = d + 1 + components
         # All that is drawn is drawn once, and a trial takes the first of it: what compiles is what is computed.
         most = int(ROWS * MOST_PARAMETERS)
-        self.start = jax.tree.map(np.asarray, self.layers(self.width(MOST)).init(start_key))
+        self.start = jax.tree.map(np.asarray, sines(problem, self.width(MOST), components).init(start_key))
         self.cover: Cover = cover(problem, points_key, most)
         self.held_out = {name: np.asarray(x) for name, x in problem.sample(held_out_key, most // 2).items()}
-
-    def layers(self, width: int) -> Network:
-        sizes = (len(self.problem.domain[0]), width, self.components)
-        return mlp(sizes, "sin", parameterization="ntk", bias_std=1.0)
 
     def width(self, parameters: int) -> int:
         return max(1, parameters // self.per_unit)
@@ -121,9 +118,11 @@ class _Trials:
 
     def params(self, width: int, scales: tuple[float, ...]) -> PyTree:
         first, last = self.start
-        weight = first["weight"][:, :width] * np.asarray(scales)[:, None]
-        params = [{"weight": weight, "bias": first["bias"][:width]}, last | {"weight": last["weight"][:width]}]
-        return jax.tree.map(jnp.asarray, params)
+        params = [
+            {"weight": first["weight"][:, :width], "bias": first["bias"][:width]},
+            last | {"weight": last["weight"][:width]},
+        ]
+        return stretched(jax.tree.map(jnp.asarray, params), scales)
 
     def at(self, width: int, scales: tuple[float, ...]) -> _Trial:
         scales = tuple(float(s) for s in scales)

@@ -126,8 +126,7 @@ def _target(target: Field, x: Array) -> Array:
 @jax.jit
 def _gradient(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
     with jax.default_matmul_precision("highest"):
-        leaves = jax.tree.leaves(jax.vmap(_rows.row_gradients(operator, apply, params))(x))
-    return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], -1)
+        return _rows.gradient_rows(operator, apply, params, x)
 
 
 @jax.jit
