@@ -89,7 +89,7 @@ def sums(series: Series, a1: Array, a2: Array, rho: Float[Array, "n m"]) -> Floa
 
     zeros = [jnp.zeros((count, *rho.shape), rho.dtype) for count in counts]
     factors = [jnp.moveaxis(a[np.array([pair[i] for pair in pairs])], 1, 0) for i, a in enumerate((a1, a2))]
-    totals = jax.lax.scan(horner, zeros, tuple(factors), reverse=True)[0]
+    totals = jax.lax.scan(horner, zeros, tuple(factors), reverse=True, unroll=2)[0]
     if series.step == 2:  # By ρ: δy = 2 ρ δρ + δρ².
         totals = [
             sum(math.comb(s, p - s) * (2 * rho) ** (2 * s - p) * totals[s][:count] for s in range(-(-p // 2), p + 1))
