@@ -190,7 +190,7 @@ def test_a_kernel_of_an_operator_with_values_of_another_kind_is_refused(door, op
     "term, message",
     [
         ((identity, 1.0), "target of 'term' must be a function of a point"),
-        ((identity, lambda x: jnp.zeros(2)), r"values of shape \(\) .* its target of shape \(2,\)"),
+        ((laplacian, lambda x: jnp.zeros((2, 2))), r"values of shape \(\) .* its target of shape \(2, 2\)"),
         ((identity, lambda x: 1j * x[0]), "target of 'term' has complex values"),
     ],
     ids=["number", "two components", "complex"],
@@ -198,6 +198,13 @@ def test_a_kernel_of_an_operator_with_values_of_another_kind_is_refused(door, op
 def test_a_target_that_does_not_fit_is_refused_by_the_limit_of_training(term, message):
     with pytest.raises(ValueError, match=message):
         solving.limit(problem_of(*term), LIMIT, {"term": POINTS["residual"]})
+
+
+def test_the_limit_of_training_finds_the_number_of_components():
+    target = lambda x: jnp.stack([jnp.sin(x[0]), jnp.cos(x[0])])
+    field = solving.limit(problem_of(identity, target), LIMIT, {"term": POINTS["residual"]}).field
+    x = jnp.asarray(POINTS["residual"])[0]
+    assert jnp.allclose(field(x), target(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The kernel of an infinitely wide network: operators applied to Θ in both arguments."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -19,12 +18,11 @@ from pinn_analysis.ntk import _lines
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
-from pinn_analysis.problems._condition import check_operator, value_of
+from pinn_analysis.problems._condition import check_operator
+from pinn_analysis.problems._field_shape import Shape, Zero, field_shape, waves
 
 TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
-MANY = 17  # Components that are tried where nothing says how many a field has, and one more.
 
-Shape = tuple[int, ...]
 Points = Array | tuple[Array, Array]  # Of one term: places, or places with weights of the derivatives there.
 
 
@@ -71,10 +69,11 @@ def infinite(
             'run `jax.config.update("jax_enable_x64", True)` before the first JAX operation.'
         )
     points = {name: x.astype(jnp.float64) for name, x in points.items()}
-    shape = _value_shape(problem, points, field)
+    mend = "pass `field=`, any field with that many, such as `lambda x: jnp.zeros(3)`"
+    shape = field_shape(problem, points, field, mend=mend)
     operators, orders, places = {}, {}, {}
     for name, condition in problem.conditions.items():
-        check_operator(name, condition, field or _Zero(shape), _like(points[name][0]), "`field`")
+        check_operator(name, condition, field or Zero(shape), _like(points[name][0]), "`field`")
         operator = as_pytree(condition.operator)
         orders[name] = _order(operator, points[name][0], shape, field)
         if field is None:
@@ -84,7 +83,7 @@ def infinite(
                     f"The operator of {name!r} is not linear, so its kernel depends on the field: pass `field=`, "
                     "the function `x -> u(x)` to linearise at, such as `functools.partial(network.apply, params)`."
                 )
-            operators[name] = operator, None if linear else as_pytree(_Zero(shape))
+            operators[name] = operator, None if linear else as_pytree(Zero(shape))
         else:
             operators[name] = operator, as_pytree(field)
         # Without the columns of measured data, which are no places.
@@ -146,7 +145,7 @@ def _block(
         return jnp.moveaxis(jax.vmap(column)(basis), 0, -1).reshape(-1, *shape)
 
     def entry(x: Points, y: Points) -> Array:
-        count = jax.eval_shape(second(_Zero(shape)), y).size
+        count = jax.eval_shape(second(Zero(shape)), y).size
         both = [jnp.ravel(first(lambda z, q=q: columns(z, y)[q])(x)) for q in range(count)]
         return jnp.stack(both, -1)
 
@@ -194,16 +193,6 @@ def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: 
     return _limit.rounded(max(seen)) if seen else None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Zero:
-    """The field 0."""
-
-    shape: Shape
-
-    def __call__(self, x: Array) -> Array:
-        return jnp.zeros(self.shape, x.dtype)
-
-
 def _order(operator: Operator, x: Array, shape: Shape, field: Field | None) -> int:
     """How often an operator differentiates its field."""
     most = 0
@@ -242,61 +231,3 @@ def _test_linearity(operator: Operator, points: Array, shape: Shape) -> tuple[Ar
 
     affine, linear = jax.vmap(test)(points)
     return affine.all(), linear.all()
-
-
-def waves(shape: Shape) -> tuple[Field, Field]:
-    """Two fields that few operators map to zero."""
-    phase = jnp.arange(float(math.prod(shape))).reshape(shape)
-    # From `y`: points of measured data have more columns than a point of the field.
-    frequency = lambda y: jnp.arange(1.0, y.size + 1)
-    return (
-        lambda y: jnp.sin(frequency(y) @ y + phase + 0.4),
-        lambda y: jnp.cos(0.7 / frequency(y) @ y - phase),
-    )
-
-
-def _value_shape(problem: Problem, points: Mapping[str, Array], field: Field | None) -> Shape:
-    """Shape of a value of the field: that of ``field``, of the solution, or the one that the operators need."""
-    some_point = next(iter(points.values()))[0, : len(problem.domain[0])]  # Without measured values.
-    if field is not None or problem.solution is not None:
-        who = "The solution" if field is None else "`field`"
-        return value_of(who, field or problem.solution, _like(some_point)).shape
-    possible = [shape for shape in [(), *((m,) for m in range(1, MANY + 1))] if _fits(problem, points, shape)]
-    if possible and (possible[0] == () or len(possible) == 1):
-        return possible[0]
-    if not possible and _fits(problem, points, (), targets=False):  # The kernel does not depend on targets.
-        return ()
-    if {(MANY - 1,), (MANY,)} <= set(possible):  # Operators that pick components; JAX clips an index that is too large.
-        used = {m: _components(problem, points, m) for m in (MANY - 1, MANY)}
-        if used[MANY] == used[MANY - 1] and (used[MANY],) in possible:
-            return (used[MANY],)
-    raise ValueError(
-        f"The number of components of the field of {problem.name!r} does not follow from its operators: "
-        "pass `field=`, any field with that many, such as `lambda x: jnp.zeros(3)`."
-    )
-
-
-def _fits(problem: Problem, points: Mapping[str, Array], shape: Shape, *, targets: bool = True) -> bool:
-    """Whether all operators take fields of this shape, to values of the shapes of their targets."""
-    try:
-        for name, condition in problem.conditions.items():
-            left, right = (
-                jax.eval_shape(f, points[name][0]) for f in (condition.operator(_Zero(shape)), condition.target)
-            )
-            if targets and left.shape != right.shape:
-                return False
-        return True
-    except Exception:  # Whatever an operator raises for a field of another shape.
-        return False
-
-
-def _components(problem: Problem, points: Mapping[str, Array], m: int) -> int:
-    """How many of ``m`` components the operators use: one more than the last of them."""
-    last = -1
-    for name, condition in problem.conditions.items():
-        x = points[name][0]
-        u, _ = waves((m,))
-        of_weights = lambda w, c=condition, u=u, x=x: c.operator(lambda y: w * u(y))(x)
-        slopes = jax.jacfwd(of_weights)(jnp.ones(m)).reshape(-1, m)
-        last = max(last, *np.flatnonzero(np.abs(slopes).max(0)), -1)
-    return int(last) + 1

@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from pinn_analysis.ntk._limit import waves
 from pinn_analysis.operators import Field, Operator, linearize, partial
 from pinn_analysis.problems import Condition
+from pinn_analysis.problems._field_shape import waves
 
 HIGHEST_ORDER = 4
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from pinn_analysis import ntk, problems
 from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Condition, Points, Problem
+from pinn_analysis.problems._field_shape import field_shape
 from pinn_analysis.solving import _linear, _system
 from pinn_analysis.solving._ingredients import Derivative, derivatives, expand, linear_part
 from pinn_analysis.solving._linear import rms
@@ -30,7 +32,7 @@ def limit(
     kernel_fn: Callable | None,
     points: Points,
     *,
-    components: int = 1,
+    components: int | None = None,
     key: Array | None = None,
     held_out: Points | None = None,
     steps: int = 30,
@@ -51,7 +53,7 @@ def limit(
         problem: linear or not; nonlinear operators as functions of derivatives at a point.
         kernel_fn: of the network, `Network.kernel_fn`.
         points: ``(n_i, d)`` for each condition.
-        components: of the field.
+        components: of the field; found from the problem if not given.
         key: for held-out points; ``jax.random.key(0)`` if not given.
         held_out: points to judge by; a quarter as many as ``points``, drawn anew, if not given.
         steps: at most, of a nonlinear problem.
@@ -68,9 +70,12 @@ def limit(
             that fits; see `problems.check` for the rest.
     """
     _linear.check_cut(cut)
-    if steps < 1 or components < 1:
+    if steps < 1 or (components is not None and components < 1):
         raise ValueError(f"`steps` and `components` must be at least 1, got {steps} and {components}.")
     problem, points = trained(problem, points)
+    if components is None:
+        one_each = {name: jnp.asarray(x)[:1] for name, x in problems.check_points(problem, points).items()}
+        components = math.prod(field_shape(problem, one_each, mend="pass `components=`"))
     shape = () if components == 1 else (components,)
     constant = lambda c, x: jnp.full(shape, c, x.dtype)
     points = _double(problems.check_field(problem, functools.partial(constant, 0.0), points))

@@ -1,6 +1,7 @@
 """One call that chooses everything: scales, width, points."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import PyTree
 
-from pinn_analysis import problems
-from pinn_analysis.networks import linearized, mlp
+from pinn_analysis.networks import linearized
 from pinn_analysis.problems import Problem
+from pinn_analysis.problems._field_shape import field_shape
 from pinn_analysis.solving import _system
 from pinn_analysis.solving._features import sines, stretched
 from pinn_analysis.solving._least_squares import held_out_size, least_squares
@@ -49,12 +50,13 @@ def solve(
         memory: bytes to use; half of the machine's if not given.
 
     Raises:
-        ValueError: no number of components fits the problem; too little memory for the smallest trial.
+        ValueError: the number of components does not follow from the problem; too little memory for the smallest trial.
     """
     problem, _ = trained(problem, {})
     if components is not None and components < 1:
         raise ValueError(f"`components` must be at least 1, got {components}.")
-    components = _components(problem) if components is None else components
+    if components is None:
+        components = math.prod(field_shape(problem, problem.sample(key, 1), mend="pass `components=`"))
     trials = _Trials(problem, key, components, _system.half_of_memory() if memory is None else memory)
     d = len(problem.domain[0])
     width = trials.width(FIRST_PARAMETERS)
@@ -167,21 +169,3 @@ class _Trials:
         rows = sum(len(x) for x in self.cover.take(int(ROWS * best.width * self.per_unit)).values())
         settings = {"width": best.width, "scales": best.scales, "points": rows, "trials": len(self.done)}
         return dataclasses.replace(best.solution, settings=settings, reason=f"{reason}; {best.solution.reason}")
-
-
-def _components(problem: Problem) -> int:
-    """Components of a field that fits the problem."""
-    points = problem.sample(jax.random.key(0), 1)
-    if problem.solution is not None:
-        x = next(iter(points.values()))[0, : len(problem.domain[0])]
-        return max(1, jax.eval_shape(problem.solution, x).size)
-    tried = {}
-    for components in range(1, 9):
-        network = mlp((len(problem.domain[0]), 1, components))
-        try:
-            problems.check(problem, network.apply, network.init(jax.random.key(0)), points)
-        except ValueError as error:
-            tried[components] = error
-        else:
-            return components
-    raise ValueError(f"No field with 1 to 8 components fits {problem.name!r}; pass `components`.  With 1: {tried[1]}")
