@@ -15,7 +15,7 @@ from pinn_analysis.problems._not_finite import ingredients, where_not_finite
 
 
 class DivergedError(FloatingPointError):
-    """Training met a loss that is not finite.
+    """Training met a loss that is not finite, or a weight that is negative.
 
     Attributes:
         run: the history up to that point, and the last state whose parameters are finite.
@@ -27,7 +27,13 @@ class DivergedError(FloatingPointError):
 
 
 def explain(
-    problem: Problem, apply: Apply, bad: list[str], seeds: Sequence[tuple[Array, PyTree, dict]], now: int
+    problem: Problem,
+    apply: Apply,
+    bad: list[str],
+    seeds: Sequence[tuple[Array, PyTree, dict]],
+    now: int,
+    *,
+    negative: bool,
 ) -> str:
     """The message of a `DivergedError`.
 
@@ -37,9 +43,15 @@ def explain(
         bad: what of the record is not finite.
         seeds: step, parameters and points of each seed where its parameters were finite last.
         now: the recorded step.
+        negative: whether ``bad`` are finite weights that are negative.
     """
     step, start = int(seeds[0][0]), f"Training {problem.name!r} diverged by step {now}: {', '.join(bad)} not finite.  "
     end = f"  `.run` of this error has the history, and the state of step {step}, the last with finite parameters."
+    if negative:
+        return (
+            f"Training {problem.name!r} was stopped at step {now}: {', '.join(bad)} negative, so that the term is made "
+            "larger by descent.  The rule must return weights that are 0 or more." + end
+        )
     if all(name.startswith("weight/") for name in bad):
         return start + "The rule for the weights divides by zero: can any parameter change this loss term?" + end
     grown = step > 0 and any(_huge(params) for _, params, _ in seeds)

@@ -40,6 +40,10 @@ class History:
         own = (name for name in self._records[-1] if name.startswith(kinds))
         return [name for name in own if not np.isfinite(self._records[-1][name]).all()]
 
+    def negative_weights(self) -> list[str]:
+        """Those of the last record."""
+        return [n for n, value in self._records[-1].items() if n.startswith("weight/") and (value < 0).any()]
+
     def arrays(self) -> dict[str, np.ndarray]:
         return {name: np.stack([record[name] for record in self._records], -1) for name in self._records[0]}
 

@@ -26,6 +26,7 @@ from pinn_analysis._divergence import DivergedError as DivergedError, explain
 from pinn_analysis._history import History, error_measure
 from pinn_analysis._steps import descend, follow as follow, stepper as stepper
 from pinn_analysis.networks import Network
+from pinn_analysis.networks._core import check_network
 from pinn_analysis.problems import Apply, Problem, check, check_names
 from pinn_analysis.weight_rules import Weights, trained
 from pinn_analysis.weighting import Weighting, fixed
@@ -125,11 +126,12 @@ def train(
     Raises:
         ValueError: ``steps`` or ``record_every`` below 1; network, points or sizes that do not fit
             (`problems.check`); a checkpoint of another run, beyond ``steps``, or damaged.
-        DivergedError: a recorded loss, weight or gradient is not finite; carries the history and
+        DivergedError: a recorded loss, weight or gradient is not finite, or a weight negative; carries the history and
             the last finite state, and says whose fault it is.
     """
     if steps < 1 or record_every < 1:
         raise ValueError(f"`steps` and `record_every` must be at least 1, got {steps} and {record_every}.")
+    check_network(network)
     if points is not None:
         points = problems.check_points(problem, points)
     problem, points, batch_size = _only_trained(problem, points, batch_size)
@@ -155,11 +157,12 @@ def train(
     def record(now: int, before: TrainState | None, state: TrainState) -> None:
         """Append to the history; raise with the last finite state if something is not finite."""
         history.append(now, look(state))
-        bad = history.not_finite()
-        if bad:
+        bad, negative = history.not_finite(), history.negative_weights()
+        if bad or negative:
             last = _last_finite(advance, before, state)
             seeds = [jax.tree.map(lambda leaf, i=i: leaf[i], last) for i in range(len(key))] if key.ndim else [last]
-            message = explain(problem, network.apply, bad, [(s.step, s.params, draw(s)) for s in seeds], now)
+            where = [(s.step, s.params, draw(s)) for s in seeds]
+            message = explain(problem, network.apply, bad or negative, where, now, negative=not bad)
             weights = history.weights(problem, finite=True)
             raise DivergedError(message, Run(last.params, weights, history.arrays(), last))
 

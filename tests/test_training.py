@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from pinn_analysis.networks import mlp, standardized
+from pinn_analysis.networks._core import check_network
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, box, data, grid, poisson_1d
 from pinn_analysis.training import DivergedError, follow, stepper, train
@@ -285,6 +286,19 @@ def test_weights_may_be_one_per_row(key):
     alone = short(key=key, steps=5, points=POINTS | {"residual": POINTS["residual"][2:3]})
     assert_close(run.params, alone.params, 1e-10)
     assert run.weights["residual"].shape == (7,) and run.history["weight/residual"].shape == (7, 2)
+
+
+def test_a_rule_that_turns_negative_stops_the_run_and_keeps_it(key):
+    update = lambda state, *now: ({"boundary": state, "residual": jnp.ones(())}, state - 1)
+    with pytest.raises(DivergedError, match="stopped at step 4: weight/boundary negative.*0 or more") as error:
+        short(key=key, steps=8, record_every=2, weighting=Weighting(lambda problem: jnp.array(2.5), update))
+    assert error.value.run.history["step"].tolist() == [0, 2, 4]
+    assert error.value.run.state.step == 4
+
+
+def test_a_function_instead_of_a_network_is_an_error():
+    with pytest.raises(ValueError, match=r"must be a `Network`.*`Network\(init, apply, None\)`"):
+        check_network(NETWORK.apply)  # Called by `train` and by the solvers.
 
 
 def test_a_rule_whose_weights_miss_a_term_is_an_error(key):

@@ -36,6 +36,15 @@ class Network(NamedTuple):
     kernel_fn: Callable | None
 
 
+def check_network(network: Any) -> None:
+    """Raise `ValueError` unless ``network`` is a `Network`, with the word for what is given instead."""
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"`network` must be a `Network`, which says how parameters start, got {type(network).__name__}: of "
+            "functions of your own, `Network(init, apply, None)` with `init(key) -> params` and `apply(params, x)`."
+        )
+
+
 def standardized(network: Network, low: ArrayLike, high: ArrayLike) -> Network:
     """``network`` with inputs scaled to mean 0 and variance 1 over a box, kernel included.
 

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from pinn_analysis import ntk, problems
 from pinn_analysis.networks import Network, _linearized
+from pinn_analysis.networks._core import check_network
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Apply, Points, Problem
 from pinn_analysis.solving import _linear, _system
@@ -73,6 +74,7 @@ def least_squares(
     if steps is not None and steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
     _linear.check_cut(cut)
+    check_network(network)
     start_key, held_out_key = jax.random.split(jax.random.key(0) if key is None else key)
     params = network.init(start_key) if params is None else params
     problem, points = trained(problem, points)
