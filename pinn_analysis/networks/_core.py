@@ -72,7 +72,8 @@ class _Scale:
     def __call__(self, x: Array) -> Array:
         low, high = np.asarray(self.low), np.asarray(self.high)
         mean, std = (low + high) / 2, (high - low) / np.sqrt(12)
-        return (x - mean.astype(x.dtype)) / std.astype(x.dtype)
+        mean, std = (np.broadcast_to(a.astype(x.dtype), x.shape) for a in (mean, std))
+        return (x - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,7 +200,10 @@ def as_floats(x: ArrayLike | Sequence) -> Array:
 
 def at_least_single(arrays: PyTree) -> PyTree:
     """Arrays of half precision as float32, in which what is made of them can be summed; others as they are."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), arrays)
+    # Not by promotion, which users may have switched off.
+    exact = lambda dtype: jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32
+    dtype = lambda leaf: leaf.dtype if exact(leaf.dtype) else jnp.float32
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype(leaf)), arrays)
 
 
 def check_params(params: PyTree) -> None:

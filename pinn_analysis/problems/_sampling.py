@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
 from pinn_analysis.problems._condition import Sampler, squeezed, value_of
-from pinn_analysis.problems._core import Problem, as_floats, is_finite
+from pinn_analysis.problems._core import Problem, as_floats, at_least_single, is_finite
 
 Corner = ArrayLike | Sequence[float | int]
 
@@ -44,7 +44,7 @@ def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) 
             f"Field and exact solution must have values of one shape, got {u.shape[1:]} and {v.shape[1:]}; "
             "`lambda x: u(x)[0]` takes one of several components."
         )
-    u, v = (a.ravel().astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (u, v))
+    u, v = at_least_single((u.ravel(), v.ravel()))
     if not is_finite(v):
         bad = int(jnp.argmin(jnp.isfinite(v).reshape(len(x), -1).all(1)))
         raise ValueError(

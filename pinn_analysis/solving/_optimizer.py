@@ -68,7 +68,7 @@ def gauss_newton(damping: float = FIRST_DAMPING) -> optax.GradientTransformation
         r, jacobian = residuals(theta), jax.jacrev(residuals)(theta) if jacobian_fn is None else jacobian_fn(params)
         norms = jnp.maximum(state.norms, jnp.linalg.norm(jacobian, axis=0))
         units = 1 / jnp.maximum(norms, jnp.finfo(theta.dtype).eps * norms.max())
-        scaled = jacobian * units
+        scaled = jacobian * units[None]
         size, before = jnp.sum(scaled**2), jnp.sum(r**2)
 
         def attempt(state: tuple) -> tuple:

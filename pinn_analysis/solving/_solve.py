@@ -56,7 +56,7 @@ def solve(
     if components is not None and components < 1:
         raise ValueError(f"`components` must be at least 1, got {components}.")
     if components is None:
-        components = math.prod(field_shape(problem, problem.sample(key, 1), mend="pass `components=`"))
+        components = math.prod(field_shape(problem, problem.sample(jax.random.key(0), 1), mend="pass `components=`"))
     trials = _Trials(problem, key, components, _system.half_of_memory() if memory is None else memory)
     d = len(problem.domain[0])
     width = trials.width(FIRST_PARAMETERS)

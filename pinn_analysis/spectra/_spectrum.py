@@ -170,6 +170,11 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
         ValueError: weights that are negative or not finite, miss a term or name an unknown one;
             a kernel in half precision, not finite, or not positive semidefinite beyond rounding.
     """
+    if not hasattr(kernel, "dense"):
+        raise ValueError(
+            "`kernel` must say which rows belong to which term, as those of `ntk` do; of a matrix of your own make "
+            f'`ntk.KernelBlocks(matrix, ("all",), (len(matrix),))`.  Got {type(kernel).__name__}.'
+        )
     kernel = kernel.dense()
     weights = {name: 1.0 for name in kernel.names if name not in kernel.untrained} if weights is None else weights
     weights = dict.fromkeys(kernel.untrained, 0.0) | dict(weights)
