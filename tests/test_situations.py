@@ -660,7 +660,7 @@ def test_data_that_contradict_each_other_are_fitted_by_their_mean_and_the_estima
         solving.limit(twice, LIMIT, points),
     ):
         np.testing.assert_allclose(solution.field(jnp.array([0.5])), 0.5, rtol=1e-8)
-        assert 0.5 < solution.error_estimate < 2  # Each reading is wrong by as much as the field.
+        assert solution.error_estimate > 0.5  # Each reading is wrong by as much as the field.
 
 
 def test_points_at_which_the_solution_vanishes_say_nothing_about_its_size():

@@ -17,7 +17,7 @@ from pinn_analysis.networks._core import check_network
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Apply, Points, Problem
 from pinn_analysis.solving import _linear, _system
-from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._linear import relative_to_solution, rms
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.solving._steps import LevenbergMarquardt, Newton
 from pinn_analysis.weight_rules import trained
@@ -191,7 +191,7 @@ def _judge(
     # Term by term, so that two ends are not lost among a thousand points inside.
     unexplained = np.linalg.norm([rms(part) for part in scaled]) * _unit(apply, fit.params, where)
     correction = rms(_system.change(apply, fit.params, step, where))
-    return by_term, float((correction + unexplained) / max(rms(u), np.finfo(u.dtype).tiny))
+    return by_term, relative_to_solution(correction + unexplained, rms(u))
 
 
 def _unit(apply: Apply, params: PyTree, x: Array) -> float:

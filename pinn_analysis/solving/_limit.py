@@ -19,7 +19,7 @@ from pinn_analysis.problems import Condition, Points, Problem
 from pinn_analysis.problems._field_shape import field_shape
 from pinn_analysis.solving import _linear, _system
 from pinn_analysis.solving._ingredients import Derivative, derivatives, expand, linear_part
-from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._linear import relative_to_solution, rms
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.weight_rules import trained
 
@@ -138,7 +138,7 @@ def limit(
     return Solution(
         field,
         held_out_residuals,
-        float(error / max(rms(np.asarray(u)), np.finfo(float).tiny)),
+        relative_to_solution(float(error), rms(np.asarray(u))),
         tuple(history),
         solve.rank,
         solve.condition,

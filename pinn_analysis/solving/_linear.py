@@ -1,5 +1,6 @@
 """Least squares of deficient rank: what is left of a Jacobian once rounding is taken off."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -82,3 +83,11 @@ def _shortest(r: np.ndarray, b: np.ndarray) -> np.ndarray:
 def rms(x: ArrayLike) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)))
+
+
+def relative_to_solution(error: float, size: float) -> float:
+    """An error as a part of the solution, of which the field that was found, of this ``size``, is all that is known.
+
+    The solution is at least as large as the field less the error: nothing is known of it where that is the larger.
+    """
+    return float(error / (size - error)) if error < size else math.inf
