@@ -101,7 +101,9 @@ def contradictory_data(measured: Measured, threshold: float) -> Seen | None:
         size = found["units"][name] * found["size"]
         missed = without["residual"] / size
         # Solvable without it, uniquely where the term is, and then the term is not met.
-        if without["estimate"] < 0.1 * found["estimate"] and without["disagreement"] < 0.1 and missed > threshold:
+        # Of the field that was found, which an error may be all of; of the solution it may be any number of times.
+        solvable = without["estimate"] < 0.1 * found["estimate"] / (1 + found["estimate"])
+        if solvable and without["disagreement"] < 0.1 and missed > threshold:
             if best is None or missed > best[1]:
                 best = name, missed
     if best is None:

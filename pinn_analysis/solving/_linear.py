@@ -1,12 +1,12 @@
 """Least squares of deficient rank: what is left of a Jacobian once rounding is taken off."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 from jax.typing import ArrayLike
 
+NOTHING = 0.01  # Of the field that was found: less than this is not said to be left.
 POWERS = 10  # Of the power method, of which the first digit is enough.
 
 
@@ -88,6 +88,8 @@ def rms(x: ArrayLike) -> float:
 def relative_to_solution(error: float, size: float) -> float:
     """An error as a part of the solution, of which the field that was found, of this ``size``, is all that is known.
 
-    The solution is at least as large as the field less the error: nothing is known of it where that is the larger.
+    The solution is at least as large as that field less the error.  Where this is next to nothing the result is large,
+    but finite: solutions of which little is known can still be ordered by it.
     """
-    return float(error / (size - error)) if error < size else math.inf
+    part = error / max(size, np.finfo(float).tiny)
+    return float(part / max(1 - part, NOTHING))
