@@ -87,7 +87,7 @@ def test_the_rest_vanishes_where_the_residual_does_and_the_gauss_newton_part_ign
         for part in curvature.PARTS
     }
     for name in met:
-        assert (there["rest"][name] == 0).all()
+        assert jnp.abs(there["rest"][name]).max() <= 1e-15 * jnp.abs(there["hessian"][name]).max()
         assert error(there["gauss_newton"][name], matrices["gauss_newton"][name]) <= ROUNDING
         assert jnp.linalg.eigvalsh(there["hessian"][name])[0] > -1e-12 * jnp.abs(there["hessian"][name]).max()
 
