@@ -2,7 +2,8 @@
 
     python book/experiments/solved.py [--cases poisson_4 wave ...] [--seeds 10]
 
-For chapter 22.  Errors are measured after the fact: the solver never sees a solution.
+For chapters 22 and 23.  In the cases `given_...` the solution itself is given at the points instead of an equation:
+what the features can follow at best.  Errors are measured after the fact: the solver never sees a solution.
 """
 
 import itertools
@@ -13,9 +14,15 @@ import jax
 jax.config.update("jax_enable_x64", True)
 
 import numpy as np
-from pinn_analysis import problems, results, solving
+from pinn_analysis import Condition, identity, problems, results, solving
+from pinn_analysis.problems import box
 
 import runs
+
+
+def given(problem: problems.Problem) -> problems.Problem:
+    return problem._replace(conditions={"u": Condition(identity, problem.solution, box(*problem.domain))})
+
 
 CASES = {
     "poisson_4": lambda: problems.poisson_1d(4),
@@ -29,6 +36,8 @@ CASES = {
     "burgers": problems.burgers,
     "allen_cahn": problems.allen_cahn,
     "cavity": problems.lid_driven_cavity,
+    "given_klein_gordon": lambda: given(problems.klein_gordon()),
+    "given_burgers": lambda: given(problems.burgers()),
 }
 MEMORY = None  # Bytes for `solve`.
 
