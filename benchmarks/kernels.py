@@ -21,7 +21,7 @@ from pinn_analysis import _neural_tangents, mlp, ntk, problems, training
 
 def main(width: int, points: int) -> None:
     problem = problems.helmholtz_2d()
-    problem = problem._replace(conditions={"residual": problem.conditions["residual"]})
+    problem = problem.only("residual")
     network = mlp((2, width, width, width, 1))
     params = network.init(jax.random.key(0))
     x = problem.sample(jax.random.key(1), points)
@@ -96,7 +96,7 @@ def traces(width: int, points: int) -> None:
 def limit(points: int) -> None:
     """The infinite kernel of a second-order equation, tanh, depth 3; it grows like the square of the points."""
     problem = problems.helmholtz_2d()
-    problem = problem._replace(conditions={"residual": problem.conditions["residual"]})
+    problem = problem.only("residual")
     network = mlp((2, 1, 1, 1, 1), parameterization="ntk", bias_std=1.0)
     x = problem.sample(jax.random.key(1), points)
     for run in ("with compilation", "after it"):

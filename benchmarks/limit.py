@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 LONGEST = 120
-# Points, hidden layers, activation, and whether the operators are linear.
+# Equation, points, hidden layers, activation.
 CASES = {
     "Helmholtz, depth 1": ("helmholtz", 8, 1, "tanh"),
     "Helmholtz, depth 3": ("helmholtz", 8, 3, "tanh"),
@@ -55,7 +55,7 @@ def setting(equation: str, points: int, depth: int, activation: str):
     field = None
     if equation in ("helmholtz", "klein_gordon"):
         whole = problems.helmholtz_2d() if equation == "helmholtz" else problems.klein_gordon()
-        problem = whole._replace(conditions={"residual": whole.conditions["residual"]})
+        problem = whole.only("residual")
         field = whole.solution if equation == "klein_gordon" else None
     elif equation == "beam":
         problem = of_equation(partial(0, 0, 0, 0), 1)

@@ -37,7 +37,7 @@ def single(method: str) -> bool:
 
 def network(config: dict, problem: problems.Problem) -> networks.Network:
     layers = (len(problem.domain[0]), *config["hidden"], 1)
-    architecture = networks.modified_mlp if config["method"] == "M4" else networks.mlp
+    architecture, _ = runs.MODELS.get(config["method"], runs.MODELS["M1"])
     return networks.standardized(architecture(layers), *problem.domain)
 
 

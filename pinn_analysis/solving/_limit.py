@@ -74,8 +74,8 @@ def limit(
         raise ValueError(f"`steps` and `components` must be at least 1, got {steps} and {components}.")
     problem, points = trained(problem, points)
     if components is None:
-        one_each = {name: jnp.asarray(x)[:1] for name, x in problems.check_points(problem, points).items()}
-        components = math.prod(field_shape(problem, one_each, mend="pass `components=`"))
+        found = field_shape(problem, problems.check_points(problem, points), mend="pass `components=`")
+        components = math.prod(found)
     shape = () if components == 1 else (components,)
     constant = lambda c, x: jnp.full(shape, c, x.dtype)
     points = _double(problems.check_field(problem, functools.partial(constant, 0.0), points))
