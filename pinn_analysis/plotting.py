@@ -84,8 +84,8 @@ def kernel(ax: Axes, blocks: KernelBlocks | KernelOperator) -> Axes:
 
 def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure:
     """What `diagnosis.diagnose` measured at the points ``x``; a panel without its measurement stays empty."""
-    fig = Figure(figsize=(11, 6), layout="constrained")
-    axes = fig.subplots(2, 3).ravel()
+    fig = Figure(figsize=(14, 6), layout="constrained")
+    axes = fig.subplots(2, 4).ravel()
     if "residuals" in measured:
         names = list(measured["residuals"]["training"])
         for shift, where in ((-0.2, "training"), (0.2, "held_out")):
@@ -111,19 +111,38 @@ def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure
         axes[3].set(xlabel="further steps", ylabel="loss")
         axes[3].legend(frameon=False)
     if "reference" in measured:
-        x, difference = np.asarray(x), measured["reference"]["difference"][:, 0]
-        if x.shape[1] == 1:
-            order = np.argsort(x[:, 0])
-            axes[4].plot(x[order, 0], difference[order], color=COLORS["error"])
-            axes[4].set(xlabel="x", ylabel="network less reference")
-        else:
-            limit = np.abs(difference).max()
-            points = axes[4].scatter(x[:, 0], x[:, 1], c=difference, s=12, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            fig.colorbar(points, ax=axes[4], label="network less reference")
+        _over_space(fig, axes[4], x, measured["reference"]["difference"][:, 0], "network less reference")
     if "inputs" in measured:
         axes[5].bar(range(len(measured["inputs"]["saturated"])), measured["inputs"]["saturated"], color=COLORS["all"])
         axes[5].set(xlabel="layer", ylabel="share of saturated activations", ylim=(0, 1))
+    if "kernel" in measured and "residuals" in measured:
+        left = measured["kernel"]["in use"]["left after 10,000 steps"]
+        name = max(left, key=lambda name: left[name] / max(measured["residuals"]["training"][name], 1e-300))
+        at, stays = measured["kernel"]["points"][name], measured["kernel"]["in use"]["stays"][name]
+        _over_space(fig, axes[6], at, stays.reshape(len(at), -1)[:, 0], f"what stays of {name.replace('_', ' ')}")
+    if "movement" in measured:
+        names = list(measured["movement"]["measured"])
+        for shift, of in ((-0.2, "predicted"), (0.2, "measured")):
+            axes[7].bar(
+                np.arange(len(names)) + shift, [measured["movement"][of][name] for name in names], 0.4, label=of
+            )
+        axes[7].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes[7].set(yscale="log", ylabel="loss after some steps of descent")
+        axes[7].legend(frameon=False)
     return fig
+
+
+def _over_space(fig: Figure, ax: Axes, x: ArrayLike, y: np.ndarray, label: str) -> None:
+    """A curve over one input, colours over the first two of several."""
+    x = np.asarray(x)
+    if x.shape[1] == 1:
+        order = np.argsort(x[:, 0])
+        ax.plot(x[order, 0], y[order], color=COLORS["error"])
+        ax.set(xlabel="x", ylabel=label)
+    else:
+        limit = np.abs(y).max()
+        points = ax.scatter(x[:, 0], x[:, 1], c=y, s=12, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        fig.colorbar(points, ax=ax, label=label)
 
 
 def svg(figure: Figure) -> str:

@@ -176,42 +176,84 @@ def network(name: str, plant: str) -> networks.Network:
     return net
 
 
-def make(config: dict) -> dict:
-    """Train, measure the true error, diagnose."""
-    name, plant, key = config["equation"], config["plant"], jax.random.key(config["seed"])
-    problem, net, steps = equation(name, plant), network(name, plant), config["updates"]
-    dtype = jnp.float32 if plant == "precision" else jnp.float64
+class Setting(NamedTuple):
+    """What a run is trained with; a cure changes some of it.
+
+    Attributes:
+        problem: the equation.
+        network: with its own start.
+        sizes: numbers of points.
+        weights: of the loss.
+        steps: of Adam.
+        rate: its learning rate, or a schedule.
+        fresh: whether points are drawn anew in every step.
+        dtype: of points and parameters.
+    """
+
+    problem: Problem
+    network: networks.Network
+    sizes: dict[str, int]
+    weights: dict[str, float]
+    steps: int
+    rate: float | optax.Schedule
+    fresh: bool = False
+    dtype: type = jnp.float64
+
+
+def asked(plant: str) -> float:
+    """The rate of Adam that the diagnosis is given."""
+    return 0.5 if plant == "unstable step" else RATE / 3
+
+
+def setting(config: dict) -> Setting:
+    """That of a plant."""
+    name, plant, steps = config["equation"], config["plant"], config["updates"]
+    problem = equation(name, plant)
     sizes = {term: POINTS[name] // 4 for term in problem.conditions} | {"residual": POINTS[name]}
     if plant == "too few points":
         sizes["residual"] = 2 if name == "ode" else 4
-    first, second = jax.random.split(key)
-    points = jax.tree.map(lambda x: x.astype(dtype), problem.sample(first, sizes))
-    params = jax.tree.map(lambda x: x.astype(dtype), net.init(second))
     weights = dict.fromkeys(problem.conditions, WEIGHTS[name]) | {"residual": 1.0}
     if plant == "weak term":
         weights = {term: weight if term == "residual" else weight / 1e5 for term, weight in weights.items()}
     if plant in ("collapsed constraint", "hard constraint", "units of terms"):
         weights = dict.fromkeys(problem.conditions, 1.0)
-    rate = 0.5 if plant == "unstable step" else optax.cosine_decay_schedule(RATE, steps)
-    optimizer = optax.adam(rate)
+    rate = asked(plant) if plant == "unstable step" else optax.cosine_decay_schedule(RATE, steps)
+    dtype = jnp.float32 if plant == "precision" else jnp.float64
+    return Setting(problem, network(name, plant), sizes, weights, steps, rate, plant == "fresh points", dtype)
+
+
+def train(chosen: Setting, seed: int) -> tuple:
+    """``(parameters, points, relative error)`` after training; the last finite parameters of a run that diverges."""
+    key = jax.random.key(seed)
+    first, second = jax.random.split(key)
+    problem, net = chosen.problem, chosen.network
+    points = jax.tree.map(lambda x: x.astype(chosen.dtype), problem.sample(first, chosen.sizes))
+    params = jax.tree.map(lambda x: x.astype(chosen.dtype), net.init(second))
     try:
         params = training.train(
-            problem, net, key=key, steps=steps, optimizer=optimizer, weighting=weighting.fixed(**weights),
-            params=params, record_every=steps, progress=False,
-            **({"batch_size": sizes} if plant == "fresh points" else {"points": points}),
+            problem, net, key=key, steps=chosen.steps, optimizer=optax.adam(chosen.rate),
+            weighting=weighting.fixed(**chosen.weights), params=params, record_every=chosen.steps, progress=False,
+            **({"batch_size": chosen.sizes} if chosen.fresh else {"points": points}),
         ).params  # fmt: skip
     except training.DivergedError as diverged:
         params = diverged.run.params
     x = problems.test_points(problem)
     error = problems.relative_l2_error(functools.partial(net.apply, params), problem.solution, x)
-    known = problem.solution if plant in ("wrong sign", "wrong coefficient") else None
+    return params, points, float(error)
+
+
+def make(config: dict) -> dict:
+    """Train, measure the true error, diagnose."""
+    chosen, plant = setting(config), config["plant"]
+    params, points, error = train(chosen, config["seed"])
+    known = chosen.problem.solution if plant in ("wrong sign", "wrong coefficient") else None
     found = diagnosis.diagnose(
-        problem._replace(solution=known), net.apply, params, points, weights=weights,
-        optimizer=optax.adam(0.5 if plant == "unstable step" else RATE / 3), budget=1e6,
+        chosen.problem._replace(solution=known), chosen.network.apply, params, points, weights=chosen.weights,
+        optimizer=optax.adam(asked(plant)), budget=1e6,
         leave_out=("gradients", "hessian"),
     )  # fmt: skip
     return {
-        "error": float(error), "measured": packed(found.measured), "seconds": sum(found.seconds.values()),
+        "error": error, "measured": packed(found.measured), "seconds": sum(found.seconds.values()),
         "not_measured": json.dumps(found.not_measured),
     }  # fmt: skip
 

@@ -11,6 +11,8 @@ from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 
 BATTERY = "book/experiments/diagnosis_battery.py"
 HEALTHY = 0.03  # Relative error of a network that there is nothing to say about.
+SOLVED = 0.03  # An estimate of the error with which solving without training is the advice.
+ILL_POSED = 1e5  # Two fields so much further apart than either is from meeting the terms are two solutions.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +128,13 @@ def missing_condition(measured: Measured, threshold: float) -> Seen | None:
     """Two solutions of one problem."""
     found = measured["reference"]
     number = found["disagreement"]
-    if number < threshold or number < 5 * found["estimate"]:
+    met = max(r / (found["units"][name] * found["size"]) for name, r in found["residuals"].items())
+    # Where the problem has more than one solution, the estimate, of an error, may be anything.
+    if number < threshold or (number < 5 * found["estimate"] and number < ILL_POSED * met):
         return None
     return Seen(
         "", number,
-        f"two fields meet every term to about {found['estimate']:.0e} and differ by {100 * number:.2g} %: "
+        f"two fields meet every term to about {met:.0e} and differ by {100 * number:.2g} %: "
         "the problem has more than one solution",
         'problem.conditions["initial"] = Condition(identity, u0, faces(low, high, (1, 0)))   # or whichever is missing',
         "everything: which of the solutions a network finds is chance",
@@ -219,9 +223,13 @@ def unstable_step(measured: Measured, threshold: float) -> Seen | None:
     """A step that moves the field by more than its size, or a rate of plain descent above the stable one."""
     found = measured["step"]
     if found["moves"] > threshold:
-        advice = f"optimizer = optax.chain(optimizer, optax.scale({0.01 / found['moves']:.1g}))   # then train anew"
-        return Seen("", found["moves"], f"one step moves the field by {found['moves']:.2g} times its size", advice,
-                    "a loss that falls")  # fmt: skip
+        factor = 0.1 / found["moves"]
+        return Seen(
+            "", found["moves"], f"one step moves the field by {found['moves']:.2g} times its size",
+            f"optimizer = optax.chain(optimizer, optax.scale_by_schedule(optax.cosine_decay_schedule({factor:.1g}, "
+            "steps)))   # train anew",
+            "a loss that falls",
+        )  # fmt: skip
     if found["learning rate"] is not None and "hessian" in measured:
         number = found["learning rate"] / measured["hessian"]["largest step"]
         if number > threshold and found["ratio"] > 2:
@@ -265,7 +273,7 @@ def overfitted_points(measured: Measured, threshold: float) -> Seen | None:
         name, number,
         f"beside its points the residual is {number:.2g} times as large, though they determine the solution to "
         f"{100 * measured['points']['reference on them']:.1g} %",
-        "train(problem, network, key=key, steps=steps)   # fresh points every step; or a smoother network",
+        _features(measured["reference"]["scale"]) + "   # smooth between the points",
         "held-out residuals as small as those of the training",
     )  # fmt: skip
 
@@ -297,15 +305,25 @@ def frequency_too_high(measured: Measured, threshold: float) -> Seen | None:
     found = measured["kernel"]["balanced"]
     if found["slow share"] < threshold:
         return None
-    scale = measured["reference"]["scale"]
+    estimate, scale = measured["reference"]["estimate"], max(measured["reference"]["scale"], 2.0)
+    if estimate < SOLVED:
+        advice = "solution = solving.solve(problem, key=jax.random.key(0))   # .field, .error_estimate"
+        gain = f"an error of about {estimate:.0e}, to which this problem was solved here"
+    else:
+        advice, gain = _features(scale), "the frequencies of the solution are among the features"
     return Seen(
         "", found["slow share"],
         f"{100 * found['slow share']:.0f} % of the squared residual is in modes that 10,000 steps at half the largest "
         "stable rate do not halve",
-        f'network = mlp((d, 100, 1), "sin", parameterization="ntk", weight_std={max(scale, 2.0):g}, bias_std=1.0)'
-        "   # or fourier_mlp",
-        "the frequencies of the solution are among the features",
+        advice, gain,
     )  # fmt: skip
+
+
+def _features(scale: float) -> str:
+    return (
+        f'network = standardized(mlp((d, 100, 1), "sin", parameterization="ntk", weight_std={scale:g}, bias_std=1.0), '
+        "*problem.domain)"
+    )
 
 
 def too_few_steps(measured: Measured, threshold: float) -> Seen | None:

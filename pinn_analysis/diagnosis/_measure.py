@@ -24,6 +24,8 @@ from pinn_analysis.problems import Condition, faces
 from pinn_analysis.solving._linear import rms
 
 ROWS = 800  # Of a kernel that is diagonalised.
+TEST_ROWS = 200  # Of one that is computed twice.
+STUCK = 10_000  # Steps after which a mode that is left counts as one that does not move.
 TRIAL_STEPS = 200
 TRIAL_RECORDS = 20
 HARD = 1e-12  # Of the largest entry of the output's kernel: where a network cannot move at all.
@@ -131,13 +133,12 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
     names = tuple(case.problem.conditions)
     whole = ntk.operator(case.problem, case.apply, case.params, case.points)
     rates = {name: float(rate) for name, rate in convergence.rates(whole).items()}
-    each = max(1, ROWS // sum(whole.sizes[i] // len(case.points[name]) for i, name in enumerate(names)))
-    few = {name: x[:each] for name, x in case.points.items()}
+    few = _few(case, ROWS)
     matrix = ntk.empirical(case.problem, case.apply, case.params, few)
     r = case.problem.residuals(case.field, few)
     balanced = {name: max(rates.values()) / max(rate, 1e-300) for name, rate in rates.items()}
     found: dict[str, Any] = {
-        "rates": rates, "weights": balanced, "rows": matrix.matrix.shape[0],
+        "points": few, "rates": rates, "weights": balanced, "rows": matrix.matrix.shape[0],
         "effective rank": {
             name: float(spectra.effective_rank(jnp.maximum(jnp.linalg.eigvalsh(matrix[name, name]), 0)))
             for name in names
@@ -147,15 +148,15 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
         spectrum = spectra.spectrum(matrix, weights)
         step = 0.5 * float(spectrum.max_learning_rate)
         amplitudes = np.asarray(spectrum.amplitudes(r)) ** 2
-        left = np.asarray(1 - 2 * step * spectrum.values) ** 10_000
+        left = np.asarray(1 - 2 * step * spectrum.values) ** STUCK
+        stays = spectrum.evolve(r, jnp.asarray(left), jnp.zeros(left.size))
         found[which] = {
             "largest step": 2 * step,
             "steps to 10 %": convergence.steps_to(spectrum, r, 0.1, learning_rate=step),
             "steps to 1 %": convergence.steps_to(spectrum, r, 0.01, learning_rate=step),
             "slow share": float((amplitudes * left**2).sum() / max(amplitudes.sum(), 1e-300)),
-            "left after 10,000 steps": {
-                name: rms(part) for name, part in spectrum.evolve(r, jnp.asarray(left), jnp.zeros(left.size)).items()
-            },
+            "stays": {name: np.asarray(part) for name, part in stays.items()},
+            "left after 10,000 steps": {name: rms(part) for name, part in stays.items()},
             "eigenvalues": np.asarray(spectrum.values)[::-1],
         }
     flat = {name: np.asarray(part) for name, part in r.items()}
@@ -167,6 +168,40 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
         (a, b): float(dots[a, b] / np.sqrt(max(dots[a, a] * dots[b, b], 1e-300))) for a in names for b in names if a < b
     }
     return found
+
+
+def _few(case: Case, rows: int) -> dict[str, Array]:
+    """As many points of every term as make at most so many rows together, but one."""
+    whole = ntk.operator(case.problem, case.apply, case.params, case.points)
+    each = max(1, rows // sum(n // len(case.points[name]) for name, n in zip(whole.names, whole.sizes, strict=True)))
+    return {name: x[:each] for name, x in case.points.items()}
+
+
+def movement(case: Case, measured: Measured) -> dict[str, Any]:
+    """The kernel put to the test: what it predicts of some steps of gradient descent, and how far it moves in them."""
+    few = _few(case, TEST_ROWS)
+    spectrum = spectra.spectrum(ntk.empirical(case.problem, case.apply, case.params, few), case.weights)
+    rate = 0.5 * float(spectrum.max_learning_rate)
+    predicted = convergence.gradient_descent(spectrum, rate).losses(
+        case.problem.residuals(case.field, few), TRIAL_STEPS
+    )
+    optimizer = optax.sgd(rate)
+    advance = training.stepper(case.problem, case.apply, few, optimizer, case.weights)
+    start = (case.params, optimizer.init(case.params))
+    (params, _), _ = training.follow(advance, lambda _: (), [TRIAL_STEPS])(start)
+    after = case.problem.losses(functools.partial(case.apply, params), few)
+    moved = ntk.empirical(case.problem, case.apply, params, few)
+    apart = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    at_points = lambda params: jax.vmap(functools.partial(case.apply, params))(case.test)
+    step = jax.tree.map(jnp.subtract, params, case.params)
+    before, straight = jax.jvp(at_points, (case.params,), (step,))
+    bent = at_points(params) - before - straight
+    return {
+        "predicted": {name: float(loss) for name, loss in predicted.items()},
+        "measured": {name: float(loss) for name, loss in after.items()},
+        "kernel": {name: apart(moved[name, name], spectrum.kernel[name, name]) for name in predicted},
+        "linearisation": rms(bent) / max(rms(straight), 1e-300),
+    }  # fmt: skip
 
 
 def pulls(case: Case, _: Measured) -> dict[str, Any]:
@@ -316,6 +351,7 @@ MEASUREMENTS: dict[str, Callable[[Case, Measured], dict[str, Any]]] = {
     "precision": precision,
     "points": points,
     "step": step,
+    "movement": movement,
     "gradients": pulls,
     "hessian": hessian,
 }

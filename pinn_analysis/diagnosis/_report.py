@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pinn_analysis.diagnosis._findings import HEALTHY
+from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 
 WIDTH = 100
 STYLE = """
@@ -52,6 +53,19 @@ def table(diagnosis: Any) -> list[tuple[str, ...]]:
     return rows
 
 
+def trust(diagnosis: Any) -> list[str]:
+    """How far the kernel can be believed here, in a line, if it was tried."""
+    moved = diagnosis.measured.get("movement")
+    if moved is None:
+        return []
+    name = max(moved["kernel"], key=moved["kernel"].__getitem__)
+    worst = max(moved["measured"], key=lambda n: abs(np.log(moved["measured"][n] / max(moved["predicted"][n], 1e-300))))
+    return [
+        f"(tried: in {TRIAL_STEPS} such steps the loss of {worst!r} goes to {moved['measured'][worst]:.2g}, predicted "
+        f"{moved['predicted'][worst]:.2g}; the kernel of {name!r} moves by {100 * moved['kernel'][name]:.2g} %)"
+    ]
+
+
 def text(diagnosis: Any) -> str:
     """The findings, each with number, threshold, certainty, advice and gain; the terms; what is missing."""
     lines = [verdict(diagnosis), ""]
@@ -70,6 +84,7 @@ def text(diagnosis: Any) -> str:
         lines.append(
             "(steps of gradient descent at half the largest stable rate, weights in use, as the kernel predicts)"
         )
+    lines += trust(diagnosis)
     lines += [f"not measured: {name}: {why}" for name, why in diagnosis.not_measured.items()]
     return "\n".join(lines)
 
@@ -94,6 +109,7 @@ def html(diagnosis: Any, figure: str) -> str:
         f"<h1>{e(diagnosis.problem)}</h1><p>{e(verdict(diagnosis))}</p>{findings}"
         f'<figure role="img" aria-label="Residuals, spectrum, steps and error">{figure}</figure>'
         f"<h2>Terms</h2><table>{rows}</table>"
+        + "".join(f"<p>{e(line)}</p>" for line in trust(diagnosis))
         + (f"<h2>Not measured</h2><ul>{missing}</ul>" if missing else "")
         + "</html>\n"
     )
