@@ -101,8 +101,7 @@ def contradictory_data(measured: Measured, threshold: float) -> Seen | None:
     found = measured["reference"]
     best = None
     for name, without in found.get("without", {}).items():
-        size = found["units"][name] * found["size"]
-        missed = without["residual"] / size
+        missed = without["residual"] / (found["units"][name] * without["size"])
         # Solvable without it, uniquely where the term is, and then the term is not met.
         # Of the field that was found, which an error may be all of; of the solution it may be any number of times.
         solvable = without["estimate"] < 0.1 * found["estimate"] / (1 + found["estimate"])
@@ -314,8 +313,8 @@ def frequency_too_high(measured: Measured, threshold: float) -> Seen | None:
         advice, gain = _features(scale), "the frequencies of the solution are among the features"
     return Seen(
         worst, stays[worst],
-        f"10,000 steps at half the largest stable rate, with balanced weights, leave {100 * stays[worst]:.0f} % of this "
-        "residual, as the kernel predicts",
+        f"10,000 steps at half the largest stable rate, with balanced weights, leave {100 * stays[worst]:.0f} % of "
+        "this residual, as the kernel predicts",
         advice, gain,
     )  # fmt: skip
 
@@ -341,7 +340,7 @@ def too_few_steps(measured: Measured, threshold: float) -> Seen | None:
 #: The causes, upstream first: one stands before those whose symptoms it brings about.
 CAUSES: dict[str, Cause] = {
     "wrong sign or coefficient": Cause(wrong_equation, 0.01, always=True),
-    "contradictory data": Cause(contradictory_data, 0.01, always=True),
+    "contradictory data": Cause(contradictory_data, 0.05, always=True),
     "missing condition": Cause(missing_condition, 1e-3, always=True),
     "precision": Cause(lost_precision, 0.3),
     "inputs not scaled": Cause(unscaled_inputs, 5.0),
@@ -395,7 +394,8 @@ def find(measured: Measured) -> list[Finding]:
 def _missed(measured: Measured) -> dict[str, float]:
     """How badly each term is met beside its points: 1 is what an error of 100 % would leave."""
     units, size = measured["reference"]["units"], measured["reference"]["size"]
-    return {name: measured["residuals"]["held_out"][name] / (units[name] * size) for name in measured["kernel"]["rates"]}
+    held_out = measured["residuals"]["held_out"]
+    return {name: held_out[name] / (units[name] * size) for name in measured["kernel"]["rates"]}
 
 
 def _worst(numbers: Mapping[str, float]) -> str | None:

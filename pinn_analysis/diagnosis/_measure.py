@@ -138,7 +138,8 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
     r = case.problem.residuals(case.field, few)
     balanced = {name: max(rates.values()) / max(rate, 1e-300) for name, rate in rates.items()}
     found: dict[str, Any] = {
-        "points": few, "rates": rates, "weights": balanced, "rows": matrix.matrix.shape[0],
+        "points": {name: np.asarray(x) for name, x in few.items()}, "rates": rates, "weights": balanced,
+        "rows": matrix.matrix.shape[0],
         "effective rank": {
             name: float(spectra.effective_rank(jnp.maximum(jnp.linalg.eigvalsh(matrix[name, name]), 0)))
             for name in names

@@ -52,18 +52,19 @@ def reference(case: Case, measured: Measured) -> dict[str, Any]:
     }  # fmt: skip
     if found["estimate"] > 1e-3:
         found["without"] = {
-            name: _without(name, problem, network, points, held_out, scale) for name in case.problem.conditions
+            name: _without(name, problem, network, points, held_out, scale, case.test)
+            for name in case.problem.conditions
         }
     return found
 
 
 def _without(
-    name: str, problem: Problem, network: Network, points: dict, held_out: dict, scale: float
+    name: str, problem: Problem, network: Network, points: dict, held_out: dict, scale: float, x: Array
 ) -> dict[str, float]:
-    """Solved without a term, with two seeds: the error, the disagreement, and how badly the term is met then."""
+    """Solved without a term, with two seeds: error, disagreement, size at ``x``, and how badly the term is met then."""
     rest = [other for other in problem.conditions if other != name]
     if not rest:
-        return {"estimate": np.inf, "disagreement": np.inf, "residual": np.inf}
+        return {"estimate": np.inf, "disagreement": np.inf, "residual": np.inf, "size": np.nan}
     fewer = problem.only(*rest)
     chosen, judged = ({other: x[other] for other in rest} for x in (points, held_out))
     one, two = (_solved(fewer, network, chosen, judged, scale, seed) for seed in (0, 1))
@@ -71,7 +72,7 @@ def _without(
     r = jax.jit(lambda x: problem.only(name).residuals(one.field, {name: x}))(points[name])[name]
     return {
         "estimate": max(one.error_estimate, two.error_estimate), "residual": rms(r),
-        "disagreement": rms(u - v) / max(rms(u), 1e-300),
+        "disagreement": rms(u - v) / max(rms(u), 1e-300), "size": rms(values(one.field, x)),
     }  # fmt: skip
 
 
