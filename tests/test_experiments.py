@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from pinn_analysis import networks, problems, results, solving
+from pinn_analysis import diagnosis, networks, problems, results, solving
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 SCRIPTS = sorted(path.stem for path in (BOOK / "experiments").glob("*.py") if path.stem != "runs")
+UNMEASURED = tuple(set(diagnosis.MEASUREMENTS) - {"residuals"})
+NEEDED = {"cavity": "cavity_reference", "diagnosis_cures": "diagnosis_battery"}  # Results that a script reads.
 # Arguments of `main`, and constants of the script.
 SMALLEST = {
     "annealing": ({"steps": 2, "seeds": 1, "variants": ("code",)}, {"SIZES": (2, 3, 1)}),
@@ -22,7 +24,16 @@ SMALLEST = {
     "cavity_reference": ({"finest": 36, "test": 19}, {}),
     "diagnosis_battery": (
         {"equations": ("ode",), "plants": ("clean",), "seeds": 1, "steps": 2},
-        {"WIDTH": 3, "POINTS": {"ode": 8}},
+        {"WIDTH": 3, "POINTS": {"ode": 8}, "LEAVE_OUT": UNMEASURED},
+    ),
+    "diagnosis_cures": ({"equations": ("ode",), "plants": ("precision",), "seeds": 1}, {}),
+    "diagnosis_healthy": (
+        {"problem": ("bratu",), "seeds": 1},
+        {"HIDDEN": (3,), "UPDATES": 2, "LEAVE_OUT": UNMEASURED},
+    ),
+    "diagnosis_steps": (
+        {"equations": ("ode",), "seeds": 1},
+        {"SHAPES": ((3,),), "PARAMETERIZATIONS": ("ntk",), "POINTS": {"ode": 4}, "MOST": 9},
     ),
     "helmholtz_table": ({"models": ("M1",), "widths": (3,), "depths": (1,), "seeds": 1, "steps": 2}, {}),
     "error_against_time": (
@@ -97,8 +108,8 @@ def script(request, monkeypatch):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_experiment_runs_at_its_smallest_size_and_a_second_time_runs_nothing(name, script, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
-    if name == "cavity":
-        shutil.copy(BOOK / "results" / "cavity_reference.npz", tmp_path)
+    if name in NEEDED:
+        shutil.copy(BOOK / "results" / f"{NEEDED[name]}.npz", tmp_path)
     asked = []
     fill = results.fill
 

@@ -59,6 +59,7 @@ CAUSES = {  # What the first finding has to be, by plant; plants of one cause ma
 }
 HEALTHY = ("clean", "hard constraint", "sines", "fresh points")
 PLANTS = (*CAUSES, *HEALTHY)
+LEAVE_OUT = ("gradients", "hessian")  # Of the diagnosis: no finding needs them here.
 STEPS, RATE, WIDTH = 2000, 3e-3, 32
 POINTS = {"poisson": 64, "heat": 256, "ode": 64}  # Of the residual.
 WEIGHTS = {"poisson": 100.0, "heat": 10.0, "ode": 10.0}  # Of the other terms.
@@ -249,8 +250,7 @@ def make(config: dict) -> dict:
     known = chosen.problem.solution if plant in ("wrong sign", "wrong coefficient") else None
     found = diagnosis.diagnose(
         chosen.problem._replace(solution=known), chosen.network.apply, params, points, weights=chosen.weights,
-        optimizer=optax.adam(asked(plant)), budget=1e6,
-        leave_out=("gradients", "hessian"),
+        optimizer=optax.adam(asked(plant)), budget=1e6, leave_out=LEAVE_OUT,
     )  # fmt: skip
     return {
         "error": error, "measured": packed(found.measured), "seconds": sum(found.seconds.values()),

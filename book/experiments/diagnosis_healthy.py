@@ -23,7 +23,9 @@ from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import box, faces
 
 import runs
-from diagnosis_battery import packed
+from diagnosis_battery import LEAVE_OUT, packed
+
+HIDDEN, UPDATES = (24, 24), 150
 
 
 def manufactured(
@@ -144,7 +146,7 @@ def make(config: dict) -> dict:
     fitted = solving.least_squares(problem, net, points, key=key, steps=config["updates"])
     found = diagnosis.diagnose(
         problem._replace(solution=None), net.apply, fitted.params, points, optimizer=optax.adam(1e-3), budget=1e6,
-        leave_out=("gradients", "hessian"),
+        leave_out=LEAVE_OUT,
     )  # fmt: skip
     error = fitted.error_estimate
     if problem.solution is not None:
@@ -159,7 +161,7 @@ def make(config: dict) -> dict:
 def main(problem: tuple[str, ...] = tuple(PROBLEMS), seeds: int = 2) -> None:
     configs = {
         f"{name} {seed}": {
-            "problem": name, "seed": seed, "hidden": (24, 24), "updates": 150, "optimizer": "Levenberg-Marquardt",
+            "problem": name, "seed": seed, "hidden": HIDDEN, "updates": UPDATES, "optimizer": "Levenberg-Marquardt",
         }
         for seed, name in itertools.product(range(seeds), problem)
     }  # fmt: skip

@@ -27,4 +27,5 @@ Nothing but a known solution, or data, can show a wrong sign or coefficient: wit
 """
 
 from pinn_analysis.diagnosis._diagnose import Diagnosis as Diagnosis, diagnose as diagnose
-from pinn_analysis.diagnosis._findings import CAUSES as CAUSES, Finding as Finding, find as find
+from pinn_analysis.diagnosis._findings import CAUSES as CAUSES, CERTAINTY as CERTAINTY, Finding as Finding, find as find
+from pinn_analysis.diagnosis._measure import MEASUREMENTS as MEASUREMENTS
