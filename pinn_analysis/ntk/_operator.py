@@ -243,7 +243,8 @@ def _plan(
         raise ValueError(
             f"A kernel of {n} x {m} rows takes {n * m * itemsize / 1e9:.3g} GB, and twice that while it is made, "
             f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
-            "it, `spectra.extreme_eigenvalues` and `spectra.density` its spectrum; or take fewer points."
+            "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
+            "training does to one vector of residuals; or take fewer points."
         )
     same = right is None or _same_network(left, right)
     if method == "structured" and not same:
