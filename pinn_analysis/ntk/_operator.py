@@ -55,7 +55,8 @@ class KernelOperator(JacobianRows):
 
         ``w`` is what one point keeps between the two, some ten numbers per unit of the network.  By default the
         points of a term are taken together while what they keep fits into 256 MiB (read off the traced program), and
-        in batches of so many beyond; then each batch is linearised twice, 5 evaluations of the rows instead of 4.
+        in batches of so many beyond; then each batch is linearised anew, the work of 6 evaluations of the rows per
+        product instead of 4.
 
         Raises:
             ValueError: a vector of another length, or complex; a row that is not finite.
