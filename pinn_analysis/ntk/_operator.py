@@ -39,14 +39,12 @@ class KernelOperator(JacobianRows):
 
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
         """``v -> K v``, linearised once where memory allows: for many products within one compiled function."""
-        points = _rows.points_at_a_time(self)
-        whole = points == tuple(len(x) for x in self.points)
         with jax.default_matmul_precision("highest"):
-            multiply = _rows.product(self) if whole else _rows.batched_product(self, points)
+            pull, push = _rows.passes(self)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
-                return multiply(v)
+                return push(pull(v))
 
         return product
 
