@@ -54,7 +54,7 @@ class JacobianRows(Rows):
         """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
         return jnp.concatenate([self.term_values(i, params, x) for i, x in enumerate(self.points)])
 
-    def term_values(self, i: int, params: PyTree, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    def term_values(self, i: int, params: PyTree, x: Float[Array, "n d"]) -> Float[Array, " rows"]:
         """``L_i u(x)`` of the rows of one term at some of its points."""
         return jax.vmap(outputs(self.operators[i], self.apply, params))(x).ravel()
 

@@ -162,7 +162,7 @@ def _sample(
             f"{max(sampled or 0, len(counts))} sampled rows of {flat.size} parameters and their factors need more than "
             f"{limit / 1e9:.3g} GB, which hold {most}: take fewer of them or of the parameters, or raise `memory`."
         )
-    left, terms = min(sampled or 2 * flat.size, most), sorted(counts, key=counts.get)
+    left, terms = min(sampled or 2 * flat.size, most), sorted(counts, key=lambda name: counts[name])
     few = {}
     for i, (name, each) in enumerate(zip(terms, jax.random.split(key, len(terms)), strict=True)):
         components = counts[name] // len(points[name])
@@ -199,21 +199,26 @@ def _basis(
 
 def _fitted(system: _LinearSystem, basis: _Basis) -> np.ndarray:
     """How far to go along each direction of the basis for the least sum of squares, ``(r,)``."""
-    scale, toward = system.scale, basis.toward
-    rounding = float(np.finfo(toward.dtype).eps)
-
-    def forward(y: np.ndarray) -> np.ndarray:
-        return scale * np.asarray(_push(system.kernel, toward @ y.astype(toward.dtype)))
-
-    def backward(v: np.ndarray) -> np.ndarray:
-        return toward.T @ np.asarray(_pull(system.kernel, (scale * v).astype(toward.dtype)))
-
-    operator = scipy.sparse.linalg.LinearOperator(
-        (len(scale), toward.shape[1]), forward, backward, dtype=toward.dtype
-    )  # fmt: skip
+    rounding = float(np.finfo(basis.toward.dtype).eps)
     return scipy.sparse.linalg.lsmr(
-        operator, -system.residual, atol=rounding, btol=rounding, conlim=0, maxiter=ITERATIONS
+        _Preconditioned(system, basis), -system.residual, atol=rounding, btol=rounding, conlim=0, maxiter=ITERATIONS
     )[0]
+
+
+class _Preconditioned(scipy.sparse.linalg.LinearOperator):
+    """The scaled Jacobian times the directions of a basis, ``(n, r)``."""
+
+    def __init__(self, system: _LinearSystem, basis: _Basis) -> None:
+        super().__init__(basis.toward.dtype, (len(system.scale), basis.toward.shape[1]))
+        self.system, self.toward = system, basis.toward
+
+    def _matvec(self, y: np.ndarray) -> np.ndarray:
+        direction = self.toward @ y.ravel().astype(self.toward.dtype)
+        return self.system.scale * np.asarray(_push(self.system.kernel, direction))
+
+    def _rmatvec(self, v: np.ndarray) -> np.ndarray:
+        scaled = (self.system.scale * v.ravel()).astype(self.toward.dtype)
+        return self.toward.T @ np.asarray(_pull(self.system.kernel, scaled))
 
 
 @jax.jit
