@@ -169,12 +169,64 @@ def test_the_operator_multiplies_and_has_the_diagonal_and_the_blocks_of_the_kern
             kernel.mv(bad)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 99], ids=["one row", "dividing some terms", "more than there are"])
+def test_products_and_diagonals_in_batches_are_those_of_the_whole(case, rows):
+    problem, apply, params, points, j = case
+    kernel = ntk.operator(problem, apply, params, points, batch_size=rows)
+    v = jax.random.normal(jax.random.key(2), (2, 14))
+    assert error(jax.vmap(kernel.mv)(v), v @ j @ j.T) <= ROUNDING
+    assert error(kernel.diagonal(), jnp.sum(j**2, 1)) <= ROUNDING
+    assert error(kernel.only("initial").dense().matrix, j[3:5] @ j[3:5].T) <= ROUNDING
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        ntk.operator(problem, apply, params, points, batch_size=0)
+
+
+def test_batches_take_vectors_single_points_and_parameters_of_mixed_precision():
+    params = {"a": jnp.array([0.3, -0.7], jnp.float32), "b": jnp.array([[0.2, 0.5], [1.1, -0.4]])}
+    apply = lambda params, x: jnp.sin(params["b"] @ x) * params["a"]  # No layer is dense.
+    vector = lambda u: lambda x: 2 * u(x)
+    problem = Problem(
+        "vectors",
+        {
+            "u": Condition(vector, lambda x: jnp.zeros(2), box()),
+            "one": Condition(lambda u: lambda x: u(x)[0], lambda x: 0.0, box()),
+        },
+        value_problem().domain,
+    )
+    points = {"u": jax.random.uniform(jax.random.key(0), (5, 2)), "one": jnp.array([[0.1, 0.2]])}
+    j = jacobian(problem, apply, jax.tree.map(lambda leaf: leaf.astype(float), params), points)
+    v = jax.random.normal(jax.random.key(2), (11,))
+    for rows in (1, 4, None):
+        kernel = ntk.operator(problem, apply, params, points, batch_size=rows)
+        assert error(kernel.mv(v), j @ j.T @ v) <= 1e-6
+        assert error(kernel.dense().matrix, j @ j.T) <= 1e-6
+    with pytest.raises(ValueError):
+        ntk.operator(problem, apply, params, points | {"one": jnp.zeros((0, 2))})
+
+
+def test_batches_choose_themselves_so_that_the_memory_of_a_product_is_bounded(monkeypatch):
+    """Beside the vector, the points and the parameters, what XLA says it needs does not grow with the rows."""
+    apply, params = plain()
+    problem, needed = value_problem(), []
+    monkeypatch.setattr(ntk._rows, "WORKSPACE", 100_000)
+    for n in (1_000, 10_000):
+        kernel = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), n))
+        multiply = jax.jit(lambda points, v, kernel=kernel: dataclasses.replace(kernel, points=points).mv(v))
+        program = multiply.lower(kernel.points, jnp.ones(n)).compile()
+        needed.append(program.memory_analysis().temp_size_in_bytes - 8 * 4 * n)  # Vector, padded, points in batches.
+    assert needed[1] < 1.5 * needed[0] < 1.5 * 500_000, needed
+    v = jax.random.normal(jax.random.key(2), (n,))
+    rows = problem.rows(apply, {"u": kernel.points[0]})
+    exact = jax.jvp(rows, (params,), jax.vjp(rows, params)[1](v))[1]
+    assert error(kernel.mv(v), exact) <= ROUNDING
+
+
 def test_rectangles_against_other_points_other_terms_and_other_parameters_form_no_square(case, monkeypatch):
     problem, apply, params, points, j = case
     kernel = ntk.operator(problem, apply, params, points)
     few = problem._replace(conditions={name: problem.conditions[name] for name in ("residual", "initial")})
     elsewhere = few.sample(jax.random.key(5), {"residual": 2, "initial": 3})
-    monkeypatch.setattr(ntk._operator, "mirror", None)
+    monkeypatch.setattr(ntk._operator, "_symmetric", None)
     for other in (params, jax.tree.map(lambda leaf: 1.1 * leaf, params)):
         right = ntk.operator(few, apply, other, elsewhere)
         exact = j @ jacobian(few, apply, other, elsewhere).T
@@ -285,6 +337,26 @@ def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(mo
     j = jacobian(problem, apply, params, {"u": few.points[0]})
     assert error(few.dense().matrix, j @ j.T) <= ROUNDING
     assert counted.calls > 1  # In batches.
+
+
+def test_a_large_matrix_is_made_in_tiles_in_its_place(case, monkeypatch):
+    """Beside the matrix, nothing of its size is alive when it is finished, or while a tile is written."""
+    problem, apply, params, points, j = case
+    kernel, exact = ntk.operator(problem, apply, params, points), j @ j.T
+    alive, written = [], ntk._operator._written
+
+    def watched(matrix, *args):
+        after = written(matrix, *args)
+        alive.append(matrix.is_deleted())
+        return after
+
+    monkeypatch.setattr(ntk._operator, "SMALL", 100)
+    monkeypatch.setattr(ntk._operator, "_written", watched)
+    monkeypatch.setattr(ntk._operator, "ENTRY", 10**8)
+    monkeypatch.setattr(ntk._operator, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
+    assert error(kernel.dense().matrix, exact) <= ROUNDING
+    assert error(kernel.cross(kernel), exact) <= ROUNDING
+    assert len(alive) > 20 and all(alive)
 
 
 class Counted:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +15,19 @@ from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.ntk import _rows
-from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
+from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
+ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
+SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
 METHODS = ("auto", "jacobian", "structured")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["operators", "apply", "params", "points"],
-    meta_fields=["names", "sizes", "untrained"],
+    meta_fields=["names", "sizes", "untrained", "batch_size"],
 )
 @dataclasses.dataclass(frozen=True)
 class KernelOperator(JacobianRows):
@@ -34,19 +38,23 @@ class KernelOperator(JacobianRows):
     """
 
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-        """``v -> K v``, linearised once: for many products within one compiled function."""
+        """``v -> K v``, linearised once where memory allows: for many products within one compiled function."""
         with jax.default_matmul_precision("highest"):
-            values, push = jax.linearize(self.values, self.params)
-        pull = jax.linear_transpose(push, self.params)
+            pull, push = _rows.passes(self)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
-                return push(pull(v.astype(values.dtype))[0])
+                return push(pull(v))
 
         return product
 
     def mv(self, v: ArrayLike) -> Float[Array, " n"]:
-        """``K v``, one reverse and one forward derivative: memory O(n + p), beside the network's own.
+        """``K v``, one reverse and one forward derivative: O(n p) time, memory O(n + p + batch w).
+
+        ``w`` is what one point keeps between the two, some ten numbers per unit of the network.  By default the
+        points of a term are taken together while what they keep fits into 256 MiB (read off the traced program), and
+        in batches of so many beyond; then each batch is linearised anew, the work of 6 evaluations of the rows per
+        product instead of 4.
 
         Raises:
             ValueError: a vector of another length, or complex; a row that is not finite.
@@ -108,7 +116,10 @@ class KernelOperator(JacobianRows):
             ValueError: as `dense`, of either side; two networks for ``method="structured"``.
         """
         gram, left, right = _plan(self, other, method, batch_size)
-        matrix = jnp.block([[gram(a, b) for b in right] for a in left])
+        matrix = _Matrix(sum(self.sizes), sum(other.sizes))
+        for (i, a), (j, b) in itertools.product(_placed(left), _placed(right)):
+            matrix.put(gram(a, b), i, j)
+        matrix = matrix.whole
         if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
@@ -116,13 +127,23 @@ class KernelOperator(JacobianRows):
     def dense(self, *, method: str = "auto", batch_size: int | None = None) -> KernelBlocks:
         """The kernel as a matrix; options are as of `empirical`.
 
+        From 128 MiB on it is made in tiles: memory is that of the matrix and of what a tile needs, at most a quarter
+        of the machine's.
+
         Raises:
             ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
                 an entry of it is not finite.
         """
         gram, parts, _ = _plan(self, None, method, batch_size)
-        rows = [[gram(a, None if i == j else b) for j, b in enumerate(parts[: i + 1])] for i, a in enumerate(parts)]
-        matrix = mirror(rows)
+        matrix, n = _Matrix(sum(self.sizes), sum(self.sizes)), 0
+        for i, a in _placed(parts):
+            matrix.put(_symmetric(gram(a, None)), i, i)
+            for j, b in _placed(parts[:n]):
+                tile = gram(a, b)
+                matrix.put(tile, i, j)
+                matrix.put(tile.T, j, i)
+            n += 1
+        matrix = matrix.whole
         self._check_finite(jnp.diagonal(matrix))
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
 
@@ -140,7 +161,14 @@ class KernelOperator(JacobianRows):
                 )
 
 
-def operator(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str, ArrayLike]) -> KernelOperator:
+def operator(
+    problem: Problem,
+    apply: Apply,
+    params: PyTree,
+    points: Mapping[str, ArrayLike],
+    *,
+    batch_size: int | None = None,
+) -> KernelOperator:
     """The kernel ``J Jᵀ`` of a finite network at ``params``, nothing of it formed (NTK paper, Lemma 3.1).
 
     It multiplies vectors, gives diagonal and traces, single blocks and blocks against other points,
@@ -151,17 +179,20 @@ def operator(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str
         apply: ``apply(params, x)``, any function of any pytree of floating-point arrays.
         params: the parameters that the rows are derivatives with respect to.
         points: ``(n_i, d)`` for each condition.
+        batch_size: rows of a term at a time, in products, diagonal, and blocks; by default what a bounded
+            workspace holds (`KernelOperator.mv`), of the diagonal 32.
 
     Raises:
-        ValueError: see `problems.check`.
+        ValueError: see `problems.check`; a ``batch_size`` below 1.
     """
+    _check_batch_size(batch_size)
     checked = check(problem, apply, params, points)
     names = tuple(problem.conditions)
     operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
     params, x = at_least_single((params, tuple(checked[name] for name in names)))
     apply = as_pytree(apply)
     sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
-    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem))
+    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem), batch_size)
 
 
 def empirical(
@@ -220,16 +251,18 @@ def _plan(
     """How to multiply rows out, and the parts of both sides to do it with."""
     if method not in METHODS:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    _check_batch_size(batch_size)
+    batch_size = left.batch_size if batch_size is None else batch_size
     other = left if right is None else right
     n, m, itemsize, memory = sum(left.sizes), sum(other.sizes), _itemsize(left), _memory()
     if 2 * n * m * itemsize > memory:
         raise ValueError(
             f"A kernel of {n} x {m} rows takes {n * m * itemsize / 1e9:.3g} GB, and twice that while it is made, "
             f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
-            "it, `spectra.extreme_eigenvalues` and `spectra.density` its spectrum; or take fewer points."
+            "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
+            "training does to one vector of residuals; or take fewer points."
         )
+    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * ENTRY * itemsize))
     same = right is None or _same_network(left, right)
     if method == "structured" and not same:
         raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
@@ -238,14 +271,50 @@ def _plan(
         helps = all(_rows.structure_helps(t, _rows.structured_gram, None) for side in terms.values() for t in side)
         method = "structured" if helps else "jacobian"
     if method == "structured":
-        gram = _rows.structured_gram
+        gram, batch_size = _rows.structured_gram, batch_size or max(1, tile)
     else:
         gram, most = _rows.jacobian_gram, memory // (8 * max(left.parameters(), 1) * itemsize)
-        if batch_size is None and n + m <= most:
+        if batch_size is None and n + m <= most and small:
             return gram, [left], [other]
-        batch_size = batch_size or max(1, most)
+        batch_size = batch_size or max(1, min(most, tile))
     batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
+
+
+class _Matrix:
+    """A matrix made of tiles, each written in its place and not kept."""
+
+    def __init__(self, n: int, m: int) -> None:
+        self.shape, self.whole = (n, m), None
+
+    def put(self, tile: Float[Array, "k l"], i: int, j: int) -> None:
+        """Write a tile whose first entry is ``[i, j]``."""
+        if tile.shape == self.shape:
+            self.whole = tile
+            return
+        whole = jnp.zeros(self.shape, tile.dtype) if self.whole is None else self.whole
+        self.whole = _written(whole.astype(jnp.promote_types(whole.dtype, tile.dtype)), tile, i, j)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(matrix: Float[Array, "n m"], tile: Float[Array, "k l"], i: ArrayLike, j: ArrayLike) -> Float[Array, "n m"]:
+    return jax.lax.dynamic_update_slice(matrix, tile.astype(matrix.dtype), (i, j))
+
+
+@jax.jit
+def _symmetric(tile: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    return (tile + tile.T) / 2
+
+
+def _placed(parts: Sequence[KernelOperator]) -> Iterator[tuple[int, KernelOperator]]:
+    """Each part with the number of its first row."""
+    ends = itertools.accumulate((sum(part.sizes) for part in parts), initial=0)
+    return zip(ends, parts, strict=False)
+
+
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
 
 
 def _batches(term: KernelOperator, batch_size: int | None) -> list[KernelOperator]:
