@@ -15,10 +15,12 @@ BOOK = Path(__file__).resolve().parent.parent / "book"
 SCRIPTS = sorted(path.stem for path in (BOOK / "experiments").glob("*.py") if path.stem != "runs")
 UNMEASURED = tuple(set(diagnosis.MEASUREMENTS) - {"residuals"})
 NEEDED = {"cavity": "cavity_reference", "diagnosis_cures": "diagnosis_battery"}  # Results that a script reads.
+SMALL_FLOW = {"FLOWS": (4,), "LEVELS": (0.9,), "MOST": 20}
 # Arguments of `main`, and constants of the script.
 SMALLEST = {
     "annealing": ({"steps": 2, "seeds": 1, "variants": ("code",)}, {"SIZES": (2, 3, 1)}),
     "architecture": ({"steps": 2, "seeds": 1, "names": ("modified 50, annealed",)}, {}),
+    "architecture_errors": ({"steps": 2, "seeds": 1, "names": ("Fourier 1, 10",)}, {"RECORDS": 2}),
     "architecture_kernels": ({"steps": 2, "seeds": 1, "names": ("Fourier 1, 10",)}, {"DEPTH": 1}),
     "cavity": ({"steps": 2, "models": ("M2",), "formulations": ("velocity",)}, {"HIDDEN": (3,)}),
     "cavity_reference": ({"finest": 36, "test": 19}, {}),
@@ -56,10 +58,18 @@ SMALLEST = {
     ),
     "ntk_notebook": (
         {"seeds": 1, "widest": 4},
-        {"WIDTH": 4, "STEPS": 20, "CASES": ((4, 1.0, "ntk", "speed", (4,)), (4, 1.0, "ntk", "step", (4,)))},
+        {
+            "WIDTH": 4,
+            "STEPS": 20,
+            "CASES": ((4, 1.0, "ntk", "speed", (4,)), (4, 1.0, "ntk", "step", (4,))),
+            **SMALL_FLOW,
+        },
     ),
     "ntk_theory": ({"layers": (1,), "widest": 100}, {"WIDTHS": (10,), "TIMES": (1e-5, 2e-5), "SPECTRA": (10,)}),
-    "poisson_calibration": ({"seeds": 2, "steps": 2, "weights": (1,)}, {"WIDTH": 3}),
+    "poisson_calibration": (
+        {"seeds": 2, "steps": 2, "weights": (1,)},
+        {"WIDTH": 3, "BEYOND": {"standard": (), "ntk": ()}},
+    ),
     "poisson_frequency": ({"steps": 2, "seeds": 1, "frequencies": (1,)}, {"SIZES": (1, 3, 1)}),
     "prediction": ({"seeds": 1, "widths": (4,), "steps": 2}, {}),
     "prediction_limits": (
@@ -80,6 +90,7 @@ SMALLEST = {
         },
     ),
     "wave_calibrated": ({"width": 3, "steps": 1}, {"DEPTH": 1, "SPECTRA_POINTS": 4}),
+    "wave_fixed": ({"width": 3, "steps": 2, "seeds": 1}, {"DEPTH": 1}),
     "wave_plain": ({"width": 3, "steps": 2, "seeds": 1}, {"DEPTH": 1}),
     "weight_formulas": (
         {"equations": ("wave_1d",), "steps": 2, "seeds": 1, "width": 3},

@@ -4,7 +4,8 @@
 
 For chapter 13.  Every pair of runs starts from one function, written in both parametrisations, and both lose
 their loss equally fast at the start.  The time is that of the notebook's 40,000 steps of
-1e-5, taken in 10,000; a tenth of it is also run with the notebook's own step.
+1e-5, taken in 10,000; a tenth of it is also run with the notebook's own step.  And both are
+followed in small steps, down to the same losses.
 """
 
 import functools
@@ -15,13 +16,18 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp
 import numpy as np
-from pinn_analysis import networks, ntk, problems, results
+from pinn_analysis import convergence, networks, ntk, problems, results
 
 import runs
 
 TIME, STEPS = 0.4, 10_000
 WIDTH = 512  # The notebook's.
 REPEAT = 50  # Each end is 50 times among its boundary points.
+LEVELS = (0.5, 0.1, 1e-2)  # Of the loss at the start: how far the kernel has moved when it is reached,
+SMALL = 0.1  # in steps of this part of the stable one, which is computed anew when the loss has halved,
+LEG = 2000  # or after so many steps,
+MOST = 200_000  # and at most so many.
+FLOWS = (128, 512, 2048)  # Widths.
 # Each: frequency and size of the solution, parametrisation, which rate, widths.
 CASES = (
     (4, 1.0, "standard", "speed", (128, 512, 2048)),
@@ -91,6 +97,37 @@ def matched_rate(problem, nets: dict, starts: dict, config: dict) -> float:
     return float(TIME / STEPS * WIDTH / config["width"] * slopes["standard"] / slopes[config["parameterization"]])
 
 
+def to_equal_loss(config: dict, problem, apply, params) -> dict[str, np.ndarray]:
+    """Change of the kernel, loss, steps, time, and the step relative to the stable one, at each of LEVELS."""
+    weights = {name: 1.0 for name in POINTS}
+    loss = lambda p: sum(problem.losses(functools.partial(apply, p), POINTS).values())
+
+    @jax.jit
+    def descend(p, rate, goal):
+        def step(state):
+            p, count = state
+            return jax.tree.map(lambda a, g: a - rate * g, p, jax.grad(loss)(p)), count + 1
+
+        return jax.lax.while_loop(lambda s: (s[1] < LEG) & (loss(s[0]) > goal), step, (p, 0))
+
+    def stable(p) -> float:
+        return convergence.max_learning_rate(ntk.empirical(problem, apply, p, POINTS), weights)
+
+    first, at_start = kernel(problem, apply, params), float(loss(params))
+    now, steps, time, reached = params, 0, 0.0, []
+    limit = stable(now)
+    for level in config["levels"]:
+        while (value := float(loss(now))) > level * at_start and steps < config["most"]:
+            rate = config["small"] * limit
+            now, count = descend(now, rate, max(value / 2, level * at_start))
+            limit = stable(now)
+            steps, time = steps + int(count), time + rate * int(count)
+        moved = np.linalg.norm(kernel(problem, apply, now) - first) / np.linalg.norm(first)
+        reached.append([moved, value / at_start, steps, time, rate / limit])
+    return {"levels": np.float32(reached)}
+
+
+AT_LEVEL = ("kernel", "loss", "steps", "time", "step / stable")
 PATH = ("kernel", "kernel_last", "kernel_rest", "parameters", "first_layer", "last_layer", "boundary", "residual")
 
 
@@ -101,6 +138,8 @@ def make(config: dict) -> dict[str, np.ndarray]:
     starts = {"ntk": drawn, "standard": to_standard(drawn)}
     problem = scaled(config["a"], config["size"])
     apply, params = nets[config["parameterization"]].apply, starts[config["parameterization"]]
+    if config["rate"] == "small steps":
+        return to_equal_loss(config, problem, apply, params)
     rate = matched_rate(problem, nets, starts, config) if config["rate"] == "speed" else TIME / STEPS
     rate *= config["time"] / TIME * STEPS / config["steps"]  # Other steps over the same time.
 
@@ -170,6 +209,13 @@ def configs(seeds: int, widest: int, cases: tuple, steps: int) -> dict[str, dict
             count = finer * steps // 10
             name = f"{' '.join(map(str, first))} {width} 0, a tenth in {count}"
             found[name] = config(*first, width, 0, TIME / 10, count, [count])
+    for seed in range(seeds):
+        for parameterization in ("standard", "ntk"):
+            for width in (w for w in FLOWS if w <= widest):
+                found[f"to equal loss {parameterization} {width} {seed}"] = {
+                    "a": 4, "size": 1.0, "parameterization": parameterization, "rate": "small steps", "width": width,
+                    "seed": seed, "levels": LEVELS, "small": SMALL, "most": MOST, "columns": AT_LEVEL,
+                }  # fmt: skip
     return found
 
 
