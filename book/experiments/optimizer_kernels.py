@@ -8,7 +8,9 @@ Adam, the preconditioner that each would have, had it seen the gradients of that
 SOAP is in no package that is installed, so its step is written here.
 """
 
+import functools
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -33,9 +35,11 @@ BOUNDARY_WEIGHT = 100.0
 RATE = 1e-2  # Of Adam, SOAP and Muon; in runs it falls to zero like a cosine.
 WATCHED = (10, 300)  # Steps of Adam at which the kernels are taken.
 AHEAD = 100
+OWN_STATE = ("Adam", "SOAP", "Muon")  # They go on with what they saw; the others start anew.
 MEMORY = 20
 FAR = 1e6  # Times the loss at the start: frozen, this optimiser diverges.
 STEPS = {"descent": 2000, "Adam": 2000, "SOAP": 1000, "Muon": 1000, "L-BFGS": 400, "Gauss-Newton": 40}
+PART = 0.01  # Rate of whole runs of descent, of the step that is stable at their start: the kernel grows.
 DECAY = 0.95  # Of SOAP: momentum and averages.
 
 
@@ -92,7 +96,7 @@ def optimizer(name: str, steps: int | None, stable: float) -> optax.GradientTran
     """By its name, with a rate that falls over ``steps``, or stays."""
     rate = RATE if steps is None else optax.cosine_decay_schedule(RATE, steps)
     return {
-        "descent": lambda: optax.sgd(0.5 * stable),
+        "descent": lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=(0.5 if steps is None else PART) * stable),
         "Adam": lambda: optax.adam(rate),
         "SOAP": lambda: soap(rate),
         "Muon": lambda: optax.contrib.muon(rate, adam_learning_rate=rate),
@@ -120,6 +124,9 @@ class Setting:
         sizes = [np.full(len(x), self.weights[name] / len(x)) for name, x in self.points.items()]
         self.scale = jnp.sqrt(np.concatenate(sizes))
 
+    def start(self, seed: int) -> PyTree:
+        return self.net.init(jax.random.key(seed))
+
     def rows(self, params: PyTree) -> Array:
         return self.scale * self.problem.rows(self.net.apply, self.points)(params)
 
@@ -134,19 +141,19 @@ class Setting:
     def stepper(self, one: optax.GradientTransformation):
         return training.stepper(self.problem, self.net.apply, self.points, one, self.weights)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def jacobian(self, params: PyTree) -> Array:
         theta, unravel = ravel_pytree(params)
-        row = lambda t, i: jax.jvp(lambda t: self.rows(unravel(t)), (t,), (jnp.zeros_like(t).at[i].set(1.0),))[1]
-        return jax.lax.map(lambda i: row(theta, i), jnp.arange(theta.size), batch_size=32).T
+        push = jax.linearize(lambda t: self.rows(unravel(t)), theta)[1]
+        return jax.lax.map(push, jnp.eye(theta.size), batch_size=64).T
 
     def stable(self, params: PyTree) -> float:
         """``1 / μ_max`` of gradient descent."""
-        jacobian = jax.jit(self.jacobian)(params)
-        return float(1 / jnp.linalg.norm(jacobian, 2) ** 2)
+        return float(1 / jnp.linalg.norm(self.jacobian(params), 2) ** 2)
 
 
-def watch(setting: Setting, params: PyTree, last: int) -> dict[str, tuple]:
-    """Adam's parameters after ``last`` steps, and the states of optimisers that saw the same gradients."""
+def watch(setting: Setting) -> Callable[[PyTree], list[tuple]]:
+    """From the start to Adam's parameters at the watched steps, with states of optimisers that saw its gradients."""
     names = ("Adam", "SOAP", "Muon", "L-BFGS")
     watching = {name: optax.with_extra_args_support(optimizer(name, None, 0.0)) for name in names}
     watching["L-BFGS"] = optax.with_extra_args_support(optax.scale_by_lbfgs(MEMORY))
@@ -157,8 +164,14 @@ def watch(setting: Setting, params: PyTree, last: int) -> dict[str, tuple]:
         moved = {name: one.update(gradient, states[name], params) for name, one in watching.items()}
         return optax.apply_updates(params, moved["Adam"][0]), {name: pair[1] for name, pair in moved.items()}
 
-    start = params, {name: one.init(params) for name, one in watching.items()}
-    return training.follow(step, lambda _: 0, (last,))(start)[0]
+    follow = training.follow(step, lambda state: state, WATCHED)
+
+    def run(params: PyTree) -> list[tuple]:
+        start = params, {name: one.init(params) for name, one in watching.items()}
+        states = follow(start)[1]
+        return [jax.tree.map(lambda leaf: leaf[i], states) for i in range(len(WATCHED))]
+
+    return run
 
 
 def preconditioner(name: str, state: PyTree, params: PyTree, jacobian: np.ndarray) -> np.ndarray:
@@ -218,42 +231,47 @@ def lbfgs(state: PyTree) -> np.ndarray:
 
 
 def kernels(config: dict) -> dict:
-    """Spectra, predictions and continuations at the watched steps."""
+    """Spectra, predictions and continuations at the watched steps, ``(seeds, ...)`` each."""
     setting, found = Setting(config["case"]), {}
-    first = setting.net.init(jax.random.key(config["seed"]))
-    ahead = np.arange(AHEAD + 1)
-    for last in WATCHED:
-        params, states = watch(setting, first, last)
-        jacobian = np.asarray(jax.jit(setting.jacobian)(params))
-        s = np.asarray(setting.rows(params))
-        stable = 1 / np.linalg.norm(jacobian, 2) ** 2
-        for name in STEPS:
-            p = preconditioner(name, states.get(name), params, jacobian)
-            moved = jacobian @ p
-            values, modes = np.linalg.eigh((moved @ jacobian.T + jacobian @ moved.T) / 2)
-            share = (modes.T @ s) ** 2 / (s @ s)
-            rate, beta = {"descent": (0.5 * stable, 0.0), "Adam": (RATE, 0.9), "SOAP": (RATE, DECAY)}.get(
-                name, (RATE, 0.95) if name == "Muon" else (1.0, 0.0)
-            )
-            gradient = 2 * jacobian.T @ s
-            momentum, now, frozen = momentum_of(name, states.get(name), gradient), s, [s @ s]
-            for _ in range(AHEAD):
-                momentum = beta * momentum + (1 - beta) * gradient
-                used = beta * momentum + (1 - beta) * gradient if name == "Muon" else momentum
-                now = now - rate * (moved @ used)
-                gradient = 2 * jacobian.T @ now
-                frozen.append(now @ now)
-                if frozen[-1] > FAR * frozen[0]:
-                    break  # It diverges.
-            frozen = np.pad(frozen, (0, AHEAD + 1 - len(frozen)), mode="edge")
-            prefix = f"{last}/{name}/"
-            found[prefix + "values"], found[prefix + "share"] = np.float32(values[::-1]), np.float32(share[::-1])
-            found[prefix + "rate"], found[prefix + "frozen"] = rate, np.float32(frozen)
-            one = optimizer(name, None, stable)
-            state = states[name] if name in ("Adam", "SOAP", "Muon") else one.init(params)
-            follow = training.follow(setting.stepper(one), lambda state: setting.loss(state[0]), ahead)
-            found[prefix + "trained"] = np.float32(follow((params, state))[1])
-    return found
+    run, ahead = watch(setting), np.arange(AHEAD + 1)
+    look = lambda state: setting.loss(state[0])
+    follow = {n: training.follow(setting.stepper(optimizer(n, None, 1.0)), look, ahead) for n in STEPS}
+    for seed in range(config["seeds"]):
+        for last, (params, states) in zip(WATCHED, run(setting.start(seed)), strict=True):
+            jacobian, s = np.asarray(setting.jacobian(params)), np.asarray(setting.rows(params))
+            stable = 1 / np.linalg.norm(jacobian, 2) ** 2
+            for name in STEPS:
+                own = one_kernel(name, states.get(name), params, jacobian, s, stable)
+                state = states[name] if name in OWN_STATE else optimizer(name, None, stable).init(params)
+                own["trained"] = np.float32(follow[name]((params, state))[1])
+                for key, value in own.items():
+                    found.setdefault(f"{last}/{name}/{key}", []).append(value)
+    return {key: np.stack(values) for key, values in found.items()}
+
+
+def one_kernel(
+    name: str, state: PyTree, params: PyTree, jacobian: np.ndarray, s: np.ndarray, stable: float
+) -> dict[str, np.ndarray]:
+    """Eigenvalues of ``J P Jᵀ``, the share of ``s`` in its modes, and losses with both frozen."""
+    p = preconditioner(name, state, params, jacobian)
+    moved = jacobian @ p
+    values, modes = np.linalg.eigh((moved @ jacobian.T + jacobian @ moved.T) / 2)
+    rates = {"descent": 0.5 * stable, "Adam": RATE, "SOAP": RATE, "Muon": RATE, "L-BFGS": 1.0, "Gauss-Newton": 1.0}
+    rate, beta = rates[name], {"Adam": 0.9, "SOAP": DECAY, "Muon": 0.95}.get(name, 0.0)
+    gradient = 2 * jacobian.T @ s
+    momentum, now, frozen = momentum_of(name, state, gradient), s, [s @ s]
+    for _ in range(AHEAD):
+        momentum = beta * momentum + (1 - beta) * gradient
+        used = beta * momentum + (1 - beta) * gradient if name == "Muon" else momentum  # Nesterov's.
+        now = now - rate * (moved @ used)
+        gradient = 2 * jacobian.T @ now
+        frozen.append(now @ now)
+        if frozen[-1] > FAR * frozen[0]:
+            break  # It diverges.
+    return {
+        "values": np.float32(values[::-1]), "share": np.float32(((modes.T @ s) ** 2 / (s @ s))[::-1]),
+        "rate": rate, "frozen": np.float32(np.pad(frozen, (0, AHEAD + 1 - len(frozen)), mode="edge")),
+    }  # fmt: skip
 
 
 def momentum_of(name: str, state: PyTree, gradient: np.ndarray) -> np.ndarray:
@@ -265,33 +283,36 @@ def momentum_of(name: str, state: PyTree, gradient: np.ndarray) -> np.ndarray:
     return gradient
 
 
-def whole_run(config: dict) -> dict:
-    """Errors and losses from the start, and CPU seconds without compilation."""
-    setting = Setting(config["case"])
-    params = setting.net.init(jax.random.key(config["seed"]))
-    one = optimizer(config["optimizer"], config["steps"], setting.stable(params))
-    at = np.unique(np.geomspace(1, config["steps"], 60).astype(int))
-    start = params, one.init(params)
-    compiled = training.follow(setting.stepper(one), setting.look, np.append(0, at)).lower(start).compile()
-    begun = time.process_time()
-    measured = jax.block_until_ready(compiled(start)[1])
-    took = time.process_time() - begun
-    return {"step": np.append(0, at), "cpu_seconds": took} | {name: np.float32(v) for name, v in measured.items()}
+def whole_runs(config: dict) -> dict:
+    """Errors and losses from the start, ``(seeds, steps)``, and CPU seconds without compilation."""
+    setting, compiled, found = Setting(config["case"]), None, {}
+    at = np.append(0, np.unique(np.geomspace(1, config["steps"], 60).astype(int)))
+    for seed in range(config["seeds"]):
+        params = setting.start(seed)
+        one = optimizer(config["optimizer"], config["steps"], setting.stable(params))
+        start = params, one.init(params)
+        if compiled is None:
+            compiled = training.follow(setting.stepper(one), setting.look, at).lower(start).compile()
+        begun = time.process_time()
+        measured = jax.block_until_ready(compiled(start)[1])
+        own = {"cpu_seconds": time.process_time() - begun} | {name: np.float32(v) for name, v in measured.items()}
+        for key, value in own.items():
+            found.setdefault(key, []).append(value)
+    return {"step": at} | {key: np.stack(values) for key, values in found.items()}
 
 
 def make(config: dict) -> dict:
-    return kernels(config) if config["optimizer"] == "spectra" else whole_run(config)
+    return kernels(config) if config["optimizer"] == "spectra" else whole_runs(config)
 
 
 def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 5) -> None:
     configs = {}
-    for seed in range(seeds):
-        for case in cases:
-            for name in ("spectra", *STEPS):
-                configs[f"{case} {name} {seed}"] = {
-                    "case": case, "optimizer": name, "seed": seed, "steps": STEPS.get(name, max(WATCHED)),
-                    "rate": RATE, "boundary_weight": BOUNDARY_WEIGHT, "hidden": HIDDEN,
-                }  # fmt: skip
+    for case in cases:
+        for name in ("spectra", *STEPS):
+            configs[f"{case} {name}"] = {
+                "case": case, "optimizer": name, "seeds": seeds, "steps": STEPS.get(name, max(WATCHED)),
+                "rate": RATE, "boundary_weight": BOUNDARY_WEIGHT, "hidden": HIDDEN,
+            }  # fmt: skip
     results.fill("optimizer_kernels", configs, make)
 
 
