@@ -169,7 +169,7 @@ def watch(setting: Setting) -> Callable[[PyTree], list[tuple]]:
     def run(params: PyTree) -> list[tuple]:
         start = params, {name: one.init(params) for name, one in watching.items()}
         states = follow(start)[1]
-        return [jax.tree.map(lambda leaf: leaf[i], states) for i in range(len(WATCHED))]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(len(WATCHED))]
 
     return run
 
