@@ -54,6 +54,7 @@ FACTORS = {  # Of one coordinate in [0, 1], at most about 1.
 }
 BY_ADAM = ("1", "10 x 1", "2", "tanh 0.3", "tanh 0.1")
 STEPS = {"descent": 2000, "adam": 2000, "kernel": 10**9}
+LONGER = 6000
 RATE = 1e-2  # Of Adam, at the start; it falls to zero like a cosine.
 
 
@@ -221,6 +222,9 @@ def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 5) -> None:
             add("narrow", "poisson", "descent", arm, width=WIDTHS[1])
         if "helmholtz" in cases:
             add("random", "helmholtz", "adam", arm, points="random")
+    if "helmholtz" in cases:
+        for arm in ({"factor": "1"}, {"factor": "10 x 1"}, {"weight": 100.0}, {"weight": 1000.0}):
+            add("longer", "helmholtz", "adam", arm, steps=LONGER)
     results.fill("hard_constraints", configs, make)
 
 
