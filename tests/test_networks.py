@@ -5,8 +5,8 @@ import pytest
 import scipy.special
 from jax.flatten_util import ravel_pytree
 
-from pinn_analysis import ntk
-from pinn_analysis.networks import fourier_mlp, mlp, modified_mlp, standardized
+from pinn_analysis import ntk, problems
+from pinn_analysis.networks import constrained, fourier_mlp, mlp, modified_mlp, standardized
 from pinn_analysis.problems import poisson_1d
 
 ACTIVATIONS = {
@@ -117,6 +117,34 @@ def test_a_network_that_cannot_be_is_an_error(sizes, options, message):
 def test_a_point_of_the_wrong_width_is_an_error(network, key):
     with pytest.raises(ValueError):
         network.apply(network.init(key), jnp.ones(3))
+
+
+def test_a_constrained_network_meets_its_condition_whatever_its_parameters(key):
+    bent = constrained(mlp((1, 8, 1)), lambda x: x[0] * (1 - x[0]), lambda x: 2.0 + x[0])
+    params = jax.tree.map(lambda leaf: 7 * leaf, bent.init(key))
+    u = jax.vmap(bent.apply, (None, 0))(params, jnp.array([[0.0], [0.4], [1.0]]))
+    assert u[0] == 2.0 and u[2] == 3.0 and u[1] != 2.4
+
+
+def test_the_kernel_of_a_constrained_network_is_that_of_the_operator_acting_on_the_product():
+    """Independent: the factor goes into the operator, and the network stays as it is."""
+    plain = mlp((1, 16, 1), parameterization="ntk", bias_std=1.0)
+    D = lambda x: jnp.tanh(3 * x[0]) * (1 - x[0])
+    problem = problems.poisson_1d(1)
+    inside = problem.conditions["residual"]
+    outside = inside._replace(operator=lambda u: inside.operator(lambda x: D(x) * u(x)))
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 7)[:, None]}
+    kernel = ntk.infinite(problem, constrained(plain, D).kernel_fn, points)
+    product = ntk.infinite(problem.replaced(residual=outside), plain.kernel_fn, points)
+    np.testing.assert_allclose(kernel["residual", "residual"], product["residual", "residual"], rtol=1e-9)
+    assert not kernel["boundary", "boundary"].any() and not kernel["residual", "boundary"].any()
+
+
+def test_a_factor_or_an_offset_of_another_shape_is_an_error(key):
+    network = mlp((1, 4, 1))
+    for bad in (constrained(network, lambda x: x), constrained(network, lambda x: x[0], lambda x: x)):
+        with pytest.raises(ValueError, match="`factor` must give a number"):
+            bad.apply(network.init(key), jnp.ones(1))
 
 
 def test_a_box_without_volume_cannot_be_standardised():

@@ -7,6 +7,7 @@ from pinn_analysis.networks._core import (
     ACTIVATIONS as ACTIVATIONS,
     Activation as Activation,
     Network as Network,
+    constrained as constrained,
     standardized as standardized,
 )
 from pinn_analysis.networks._fourier import fourier_mlp as fourier_mlp

@@ -95,6 +95,55 @@ class _ScaledKernel:
         return self.kernel_fn(self.scale(x1), None if x2 is None else self.scale(x2), get)
 
 
+def constrained(network: Network, factor: Callable[[Array], Array], offset: Callable | None = None) -> Network:
+    """``A(x) + D(x) N(x)``: ``network`` times a factor, which meets a condition where ``D`` is 0, kernel included.
+
+    There the field is ``A`` whatever the parameters are, so the condition needs no term in the loss (`Problem.only`;
+    Lagaris, Likas and Fotiadis, 1998).  The kernel is ``D(x) Θ(x, x') D(x')``, and ``A`` has no part in it.
+    ``D`` should vanish like one power of the distance for each condition that it replaces: with a higher one,
+    derivatives that the solution has at the edge are zero in every such field.
+
+    Args:
+        network: the network ``N``.
+        factor: ``D``, from one point ``(d,)`` to a number.  Operators take its derivatives, also at the edge.
+        offset: ``A``, from one point to a value like the network's; 0 if not given.
+
+    Raises:
+        ValueError: on application, values of ``factor`` or ``offset`` of another shape.
+    """
+    kernel_fn = network.kernel_fn and _ConstrainedKernel(network.kernel_fn, factor)
+    return Network(network.init, _ConstrainedApply(network.apply, factor, offset), kernel_fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConstrainedApply:
+    apply: Callable
+    factor: Callable
+    offset: Callable | None
+
+    def __call__(self, params: PyTree, x: Float[Array, " d"]) -> Array:
+        value, factor = self.apply(params, x), self.factor(x)
+        added = jnp.zeros_like(value) if self.offset is None else self.offset(x)
+        if jnp.shape(factor) != () or jnp.shape(added) != value.shape:
+            raise ValueError(
+                f"`factor` must give a number and `offset` a value of shape {value.shape}, as the network does; got "
+                f"shapes {jnp.shape(factor)} and {jnp.shape(added)}."
+            )
+        return added + factor * value
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConstrainedKernel:
+    kernel_fn: Callable
+    factor: Callable
+
+    def __call__(self, x1: Array, x2: Array | None = None, get: Any = "ntk") -> Any:
+        if isinstance(get, tuple):
+            return tuple(self(x1, x2, one) for one in get)
+        one, two = (jax.vmap(self.factor)(x) for x in (x1, x1 if x2 is None else x2))
+        return one[:, None] * self.kernel_fn(x1, x2, get) * two[None]
+
+
 def function_of(activation: str | Activation) -> Activation:
     """The activation of this name, or itself.
 
