@@ -398,7 +398,7 @@ def _missed(measured: Measured) -> dict[str, float]:
     return {name: _over(held_out[name], units[name] * size) for name in measured["kernel"]["rates"]}
 
 
-def _over(number: float, other: float) -> float:
+def _over(number: float | int, other: float | int) -> float:
     """Their ratio, large but a number where the second is zero."""
     return number / max(other, 1e-300)
 

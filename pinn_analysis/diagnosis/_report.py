@@ -10,6 +10,7 @@ from pinn_analysis.diagnosis._findings import HEALTHY
 from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 
 WIDTH = 100
+HOLDS, REACH = 0.3, 10 * TRIAL_STEPS  # Movement of the kernel, and steps, up to which predictions held: chapter 24.
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
 background:light-dark(#fff,#161616);color:light-dark(#1a1a1a,#e8e8e8)}
@@ -62,7 +63,10 @@ def trust(diagnosis: Any) -> list[str]:
     worst = max(moved["measured"], key=lambda n: abs(np.log(moved["measured"][n] / max(moved["predicted"][n], 1e-300))))
     return [
         f"(tried: in {TRIAL_STEPS} such steps the loss of {worst!r} goes to {moved['measured'][worst]:.2g}, predicted "
-        f"{moved['predicted'][worst]:.2g}; the kernel of {name!r} moves by {100 * moved['kernel'][name]:.2g} %)"
+        f"{moved['predicted'][worst]:.2g}; the kernel of {name!r} moves by {100 * moved['kernel'][name]:.2g} %,",
+        f"so trust numbers of steps up to {REACH}; larger ones are mostly too large)"
+        if moved["kernel"][name] < HOLDS
+        else "so do not trust numbers of steps)",
     ]
 
 
