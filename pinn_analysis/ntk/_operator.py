@@ -135,14 +135,13 @@ class KernelOperator(JacobianRows):
                 an entry of it is not finite.
         """
         gram, parts, _ = _plan(self, None, method, batch_size)
-        matrix, n = _Matrix(sum(self.sizes), sum(self.sizes)), 0
-        for i, a in _placed(parts):
+        matrix = _Matrix(sum(self.sizes), sum(self.sizes))
+        for before, (i, a) in enumerate(_placed(parts)):
             matrix.put(_symmetric(gram(a, None)), i, i)
-            for j, b in _placed(parts[:n]):
+            for j, b in _placed(parts[:before]):
                 tile = gram(a, b)
                 matrix.put(tile, i, j)
                 matrix.put(tile.T, j, i)
-            n += 1
         matrix = matrix.whole
         self._check_finite(jnp.diagonal(matrix))
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
