@@ -169,6 +169,35 @@ def test_the_operator_multiplies_and_has_the_diagonal_and_the_blocks_of_the_kern
             kernel.mv(bad)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 99], ids=["one row", "dividing some terms", "more than there are"])
+def test_products_and_diagonals_in_batches_are_those_of_the_whole(case, rows):
+    problem, apply, params, points, j = case
+    kernel = ntk.operator(problem, apply, params, points, batch_size=rows)
+    v = jax.random.normal(jax.random.key(2), (2, 14))
+    assert error(jax.vmap(kernel.mv)(v), v @ j @ j.T) <= ROUNDING
+    assert error(kernel.diagonal(), jnp.sum(j**2, 1)) <= ROUNDING
+    assert error(kernel.only("initial").dense().matrix, j[3:5] @ j[3:5].T) <= ROUNDING
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        ntk.operator(problem, apply, params, points, batch_size=0)
+
+
+def test_batches_choose_themselves_so_that_the_memory_of_a_product_is_bounded(monkeypatch):
+    """Beside the vector, the points and the parameters, what XLA says it needs does not grow with the rows."""
+    apply, params = plain()
+    problem, needed = value_problem(), []
+    monkeypatch.setattr(ntk._rows, "WORKSPACE", 100_000)
+    for n in (1_000, 10_000):
+        kernel = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), n))
+        multiply = jax.jit(lambda points, v, kernel=kernel: dataclasses.replace(kernel, points=points).mv(v))
+        program = multiply.lower(kernel.points, jnp.ones(n)).compile()
+        needed.append(program.memory_analysis().temp_size_in_bytes - 8 * 4 * n)  # Vector, padded, points in batches.
+    assert needed[1] < 1.5 * needed[0] < 1.5 * 500_000, needed
+    v = jax.random.normal(jax.random.key(2), (n,))
+    rows = problem.rows(apply, {"u": kernel.points[0]})
+    exact = jax.jvp(rows, (params,), jax.vjp(rows, params)[1](v))[1]
+    assert error(kernel.mv(v), exact) <= ROUNDING
+
+
 def test_rectangles_against_other_points_other_terms_and_other_parameters_form_no_square(case, monkeypatch):
     problem, apply, params, points, j = case
     kernel = ntk.operator(problem, apply, params, points)

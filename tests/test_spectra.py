@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,7 @@ def test_the_ends_of_a_kernel_need_no_matrix_and_compile_once_for_all_parameters
         ends = spectra.extreme_eigenvalues(kernel, jnp.zeros(11), key=KEY)
         exact = jnp.linalg.eigvalsh(kernel.dense().matrix)
         np.testing.assert_allclose(ends.largest, exact[-1], rtol=1e-10)
-        counts.append(spectra._lanczos._ritz._cache_size())
+        counts.append(spectra._lanczos.ritz._cache_size())
     assert counts[0] == counts[-1]
     dense = spectra.extreme_eigenvalues(kernel.dense(), jnp.zeros(11), key=KEY)
     np.testing.assert_allclose(dense.largest, exact[-1], rtol=1e-10)
@@ -103,6 +105,84 @@ def test_each_sample_is_a_quadrature_of_its_own_vector():
     for power in range(12):
         moments = (3 * spectrum.counts * spectrum.values**power).sum(1)
         np.testing.assert_allclose(moments, (diagonal**power).sum(), rtol=1e-12)
+
+
+def decaying(n, ratio=0.8):
+    """A dense symmetric matrix of known eigenvalues ``ratio**i``, descending."""
+    vectors = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (n, n)))[0]
+    values = ratio ** jnp.arange(n)
+    return KernelBlocks((vectors * values) @ vectors.T, ("u", "r"), (n // 2, n - n // 2)), values, vectors
+
+
+def test_the_largest_eigenpairs_are_within_their_errors_of_the_dense_ones():
+    kernel, values, vectors = decaying(60)
+    few, many = (
+        spectra.largest_eigenpairs(kernel, jnp.zeros(60), 6, key=KEY, num_matvecs=products) for products in (9, 30)
+    )
+    for found in (few, many):
+        assert (found.values <= values[:6] * (1 + 1e-12)).all()
+        assert (jnp.abs(values[:, None] - found.values).min(0) <= found.errors + 1e-14).all()
+        residuals = jnp.linalg.norm(kernel.matrix @ found.vectors - found.vectors * found.values, axis=0)
+        np.testing.assert_allclose(found.errors, residuals, rtol=1e-6, atol=1e-13)
+        np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(6), atol=1e-12)
+    assert few.errors[5] > 1e-3  # Has not converged, and it is known.
+    np.testing.assert_allclose(many.values, values[:6], rtol=1e-10)
+    np.testing.assert_allclose(jnp.abs(jnp.sum(many.vectors * vectors[:, :6], 0)), 1, rtol=1e-10)
+
+
+def test_rounding_of_products_in_float32_is_in_the_errors():
+    kernel, _, _ = decaying(60)
+    single = dataclasses.replace(kernel, matrix=kernel.matrix.astype(jnp.float32))
+    found = spectra.largest_eigenpairs(single, jnp.zeros(60, jnp.float32), 20, key=KEY, num_matvecs=60)
+    exact = jnp.linalg.eigvalsh(single.matrix.astype(float))[::-1]
+    assert found.values.dtype == jnp.float32
+    assert (jnp.abs(found.values - exact[:20]) <= found.errors).all()
+    assert (found.errors[:10] < 2e-6).all()
+
+
+def test_more_eigenpairs_than_a_vector_sees_are_refused(kernel):
+    with pytest.raises(ValueError, match="7 eigenvalues were asked for, and a random vector sees 6"):
+        spectra.largest_eigenpairs(kernel, jnp.zeros(7), 7, key=KEY)
+    for k in (0, 65):
+        with pytest.raises(ValueError, match=f"`k` must be from 1 to `num_matvecs`, 64.* got {k}"):
+            spectra.largest_eigenpairs(kernel, jnp.zeros(7), k, key=KEY)
+
+
+def test_counts_from_the_density_are_within_a_few_standard_errors():
+    kernel, values, _ = decaying(60, 0.9)
+    found = spectra.density(kernel, jnp.zeros(60), key=KEY, num_matvecs=20, samples=30)
+    for x in (0.5, 0.05):
+        count, error = found.above(x)
+        assert 0 < error < 1.5
+        assert abs(count - (values > x).sum()) <= 3 * error + 0.5
+    assert (jnp.abs(values[:, None, None] - found.values).min(0) <= found.errors + 1e-14).all()
+    with pytest.raises(ValueError, match="scatter over samples"):
+        spectra.density(kernel, jnp.zeros(60), key=KEY, num_matvecs=20, samples=1).above(0.5)
+
+
+@pytest.mark.parametrize("weights", [None, {"u": 5.0, "r": 0.3}], ids=["equal", "unequal"])
+def test_a_weighted_kernel_needs_no_matrix_and_has_the_eigenvalues_of_training(weights):
+    kernel = training_kernel()
+    exact = spectra.spectrum(kernel, weights)
+    weighted = spectra.weighted(kernel, weights)
+    found = spectra.largest_eigenpairs(weighted, jnp.zeros(10), 4, key=KEY)
+    np.testing.assert_allclose(found.values, exact.values[::-1][:4], rtol=1e-10)
+    np.testing.assert_allclose(sum(weighted.traces().values()), exact.values.sum(), rtol=1e-12)
+    rank, error = spectra.effective_rank_of(weighted, key=KEY)
+    np.testing.assert_allclose(rank, spectra.effective_rank(exact.values), rtol=1e-10)
+    assert 0 <= error < 1e-10
+
+
+def test_the_effective_rank_of_an_operator_says_how_far_it_has_converged():
+    problem, network = poisson_1d(4), mlp((1, 16, 1), bias_std=0.5)
+    points = problem.sample(jax.random.key(1), {"boundary": 2, "residual": 9})
+    kernel = ntk.operator(problem, network.apply, network.init(KEY), points)
+    exact = spectra.effective_rank(jnp.linalg.eigvalsh(kernel.dense().matrix))
+    found = [spectra.effective_rank_of(kernel, key=KEY, num_matvecs=products) for products in (1, 3, 11)]
+    assert found[0].error > 0.5 * found[0].value  # Has not converged.
+    for rank, error in found[1:]:
+        assert rank - error - 1e-12 <= exact <= rank + 1e-12
+    assert 1e-8 < found[1].error < 0.1 and found[2].error < 1e-8
 
 
 @pytest.mark.parametrize("call", [spectra.extreme_eigenvalues, spectra.density])

@@ -7,7 +7,7 @@ Everything here is compiled, for any parameters, points and coefficients of the 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.extend.core
@@ -22,6 +22,7 @@ from pinn_analysis.problems import Apply
 
 FEW = 8  # Components with a pullback of their own; more are mapped over.
 POINTS = 32  # Points at a time, of which a diagonal keeps the rows.
+WORKSPACE = 2**28  # Bytes that the points of a product may keep between its passes, unless the caller sets a number.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class JacobianRows(Rows):
         names: the loss terms, in the order of the rows.
         sizes: number of rows of each term.
         untrained: the terms that training does not take in.
+        batch_size: rows of a term that one pass of a product or a diagonal takes; None chooses it.
     """
 
     operators: tuple[Operator, ...]
@@ -45,11 +47,15 @@ class JacobianRows(Rows):
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     untrained: tuple[str, ...] = ()
+    batch_size: int | None = None
 
     def values(self, params: PyTree) -> Float[Array, " n"]:
         """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
-        pairs = zip(self.operators, self.points, strict=True)
-        return jnp.concatenate([jax.vmap(outputs(o, self.apply, params))(x).ravel() for o, x in pairs])
+        return jnp.concatenate([self.term_values(i, params, x) for i, x in enumerate(self.points)])
+
+    def term_values(self, i: int, params: PyTree, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """``L_i u(x)`` of the rows of one term at some of its points."""
+        return jax.vmap(outputs(self.operators[i], self.apply, params))(x).ravel()
 
     def parameters(self) -> int:
         """The length of a row."""
@@ -96,6 +102,74 @@ def gradient_rows(operator: Operator, apply: Apply, params: PyTree, x: Array) ->
     return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], -1)
 
 
+def points_at_a_time(kernel: JacobianRows) -> tuple[int, ...]:
+    """Points of each term that one pass of a product takes: `batch_size` rows, or what `WORKSPACE` holds."""
+    if kernel.batch_size is None and _kept_bytes(kernel, kernel.points) <= WORKSPACE:
+        return tuple(len(x) for x in kernel.points)
+
+    def at_most(i: int, x: Array) -> int:
+        if kernel.batch_size is not None:
+            return kernel.batch_size * len(x) // kernel.sizes[i]
+        none = [y[:0] for y in kernel.points]
+        one, two = (_kept_bytes(kernel, none[:i] + [x[:n]] + none[i + 1 :]) for n in (1, 2))
+        return WORKSPACE // max(1, two - one)
+
+    return tuple(min(len(x), max(1, at_most(i, x))) for i, x in enumerate(kernel.points))
+
+
+def _kept_bytes(kernel: JacobianRows, points: Sequence[Array]) -> int:
+    """What the reverse derivative of the rows at these points keeps, read off the traced program."""
+    values = dataclasses.replace(kernel, points=tuple(points)).values
+    kept = jax.eval_shape(lambda params: jax.vjp(values, params)[1], kernel.params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def product(kernel: JacobianRows) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+    """``v -> J Jᵀ v``, all rows linearised once."""
+    values, push = jax.linearize(kernel.values, kernel.params)
+    pull = jax.linear_transpose(push, kernel.params)
+    return lambda v: push(pull(v.astype(values.dtype))[0])
+
+
+def batched_product(
+    kernel: JacobianRows, points: tuple[int, ...]
+) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+    """The same, with so many points of each term at a time.
+
+    ``Jᵀ v`` is summed over the batches first, then every batch multiplies it.  Each is linearised for each pass,
+    5 evaluations of the rows instead of 4, and nothing of it is kept.
+    """
+    params, batches = kernel.params, [_in_batches(x, n) for x, n in zip(kernel.points, points, strict=True)]
+
+    def multiply(v: Float[Array, " n"]) -> Float[Array, " n"]:
+        total = jax.tree.map(jnp.zeros_like, params)
+        for i, (x, part) in enumerate(zip(batches, kernel.split(v).values(), strict=True)):
+            rows = kernel.sizes[i] // len(kernel.points[i]) * x.shape[1]
+
+            def pull(total: PyTree, batch: tuple[Array, Array], i: int = i) -> tuple[PyTree, None]:
+                values, transposed = jax.vjp(functools.partial(kernel.term_values, i, x=batch[0]), params)
+                return jax.tree.map(jnp.add, total, transposed(batch[1].astype(values.dtype))[0]), None
+
+            # Points that fill up the last batch are multiplied by zero.
+            padded = jnp.pad(part, (0, len(x) * rows - len(part))).reshape(len(x), rows)
+            total = jax.lax.scan(pull, total, (x, padded))[0]
+
+        def push(i: int, x: Array) -> Array:
+            return jax.jvp(functools.partial(kernel.term_values, i, x=x), (params,), (total,))[1]
+
+        pushed = [jax.lax.map(functools.partial(push, i), x).ravel() for i, x in enumerate(batches)]
+        return jnp.concatenate([values[:n] for values, n in zip(pushed, kernel.sizes, strict=True)])
+
+    return multiply
+
+
+def _in_batches(x: Float[Array, "n d"], size: int) -> Float[Array, "k m d"]:
+    """Points in batches of one length, as even as may be; the last one is filled up by its last point."""
+    count = -(-len(x) // size)
+    size = -(-len(x) // count)
+    return jnp.pad(x, ((0, count * size - len(x)), (0, 0)), mode="edge").reshape(count, size, -1)
+
+
 @jax.jit
 def jacobian_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
     """``J Jᵀ``: the Jacobian multiplied out."""
@@ -127,7 +201,8 @@ def jacobian_diagonal(kernel: JacobianRows) -> Array:
 
     components = kernel.sizes[0] // len(points)
     with jax.default_matmul_precision("highest"):
-        return jax.lax.map(squared_norms, points, batch_size=max(1, POINTS // components)).ravel()
+        most = min(POINTS, kernel.batch_size or POINTS)
+        return jax.lax.map(squared_norms, points, batch_size=max(1, most // components)).ravel()
 
 
 @jax.jit
@@ -158,7 +233,8 @@ def structured_diagonal(kernel: JacobianRows) -> Array:
         return jnp.diagonal(both(x[None], None, kernel.params)[0, 0])
 
     with jax.default_matmul_precision("highest"):
-        return jax.lax.map(squared_norms, kernel.points[0], batch_size=4 * POINTS).ravel()
+        most = min(4 * POINTS, kernel.batch_size or 4 * POINTS)
+        return jax.lax.map(squared_norms, kernel.points[0], batch_size=most).ravel()
 
 
 def structure_helps(kernel: JacobianRows, compiled: Callable, *args: JacobianRows | None) -> bool:

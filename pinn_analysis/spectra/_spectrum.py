@@ -8,11 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from pinn_analysis._functions import fails
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
+from pinn_analysis.ntk._blocks import Rows
 from pinn_analysis.problems import check_weights
 
 
@@ -176,15 +177,8 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
             f'`ntk.KernelBlocks(matrix, ("all",), (len(matrix),))`.  Got {type(kernel).__name__}.'
         )
     kernel = kernel.dense()
-    weights = {name: 1.0 for name in kernel.names if name not in kernel.untrained} if weights is None else weights
-    weights = dict.fromkeys(kernel.untrained, 0.0) | dict(weights)
-    if set(weights) != set(kernel.names):
-        raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
-    check_weights(weights)
     matrix, precision = _exact(kernel.matrix), kernel.matrix.dtype
-    dtype = matrix.dtype
-    squares = {name: jnp.asarray(weights[name], dtype) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
-    scale = jnp.sqrt(kernel.repeat(squares))
+    scale, idle = weight_scale(kernel, weights, matrix.dtype)
     values, vectors = jnp.linalg.eigh(scale[:, None] * matrix * scale)
     # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
     rounding = len(values) * jnp.finfo(precision).eps * jnp.abs(values).max()
@@ -194,8 +188,21 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
             f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
             "at one set of points; `ntk.empirical` and `ntk.infinite` make such."
         )
-    idle = tuple(name for name in kernel.names if isinstance(weights[name], jax.core.Tracer) or weights[name] == 0)
     return Spectrum(kernel, scale, jnp.where(values > rounding, values, 0), vectors, idle)
+
+
+def weight_scale(
+    kernel: Rows, weights: Mapping[str, ArrayLike] | None, dtype: DTypeLike
+) -> tuple[Float[Array, " n"], tuple[str, ...]]:
+    """The diagonal of ``D^½``, and the terms whose weight is zero or not known yet."""
+    weights = {name: 1.0 for name in kernel.names if name not in kernel.untrained} if weights is None else weights
+    weights = dict.fromkeys(kernel.untrained, 0.0) | dict(weights)
+    if set(weights) != set(kernel.names):
+        raise ValueError(f"`weights` must name the terms of the kernel, {list(kernel.names)}; got {list(weights)}.")
+    check_weights(weights)
+    squares = {name: jnp.asarray(weights[name], dtype) / n for name, n in zip(kernel.names, kernel.sizes, strict=True)}
+    idle = tuple(name for name in kernel.names if isinstance(weights[name], jax.core.Tracer) or weights[name] == 0)
+    return jnp.sqrt(kernel.repeat(squares)), idle
 
 
 def _positive(x: Array) -> Array:
