@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _rows
+from pinn_analysis.ntk import _devices, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
@@ -23,7 +23,7 @@ METHODS = ("auto", "jacobian", "structured")
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["operators", "apply", "params", "points"],
-    meta_fields=["names", "sizes", "untrained", "batch_size"],
+    meta_fields=["names", "sizes", "untrained", "batch_size", "mesh"],
 )
 @dataclasses.dataclass(frozen=True)
 class KernelOperator(JacobianRows):
@@ -35,10 +35,8 @@ class KernelOperator(JacobianRows):
 
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
         """``v -> K v``, linearised once where memory allows: for many products within one compiled function."""
-        points = _rows.points_at_a_time(self)
-        whole = points == tuple(len(x) for x in self.points)
         with jax.default_matmul_precision("highest"):
-            multiply = _rows.product(self) if whole else _rows.batched_product(self, points)
+            multiply = _rows.multiplication(self) if self.mesh is None else _sharded.product(self)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
@@ -90,7 +88,8 @@ class KernelOperator(JacobianRows):
         parts = []
         for term in (self.only(name) for name in self.names):
             structured = _rows.structure_helps(term, _rows.structured_diagonal)
-            parts.append((_rows.structured_diagonal if structured else _rows.jacobian_diagonal)(term))
+            squared_norms = _rows.structured_diagonal if structured else _rows.jacobian_diagonal
+            parts.append(squared_norms(term) if self.mesh is None else _sharded.diagonal(term, squared_norms))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -112,8 +111,12 @@ class KernelOperator(JacobianRows):
         Raises:
             ValueError: as `dense`, of either side; two networks for ``method="structured"``.
         """
-        gram, left, right = _plan(self, other, method, batch_size)
-        matrix = jnp.block([[gram(a, b) for b in right] for a in left])
+        if mesh := self.mesh or other.mesh:
+            left, right = (dataclasses.replace(_devices.replicated(k, mesh), mesh=mesh) for k in (self, other))
+            matrix = _sharded.matrix(left, right, _gram(left, right, method), batch_size or self.batch_size)
+        else:
+            gram, left, right = _plan(self, other, method, batch_size)
+            matrix = jnp.block([[gram(a, b) for b in right] for a in left])
         if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
@@ -125,10 +128,14 @@ class KernelOperator(JacobianRows):
             ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
                 an entry of it is not finite.
         """
-        gram, parts, _ = _plan(self, None, method, batch_size)
-        rows = [[gram(a, None if i == j else b) for j, b in enumerate(parts[: i + 1])] for i, a in enumerate(parts)]
-        matrix = mirror(rows)
-        self._check_finite(jnp.diagonal(matrix))
+        if self.mesh:
+            matrix = _sharded.matrix(self, None, _gram(self, None, method), batch_size or self.batch_size)
+        else:
+            gram, parts, _ = _plan(self, None, method, batch_size)
+            rows = [[gram(a, None if i == j else b) for j, b in enumerate(parts[: i + 1])] for i, a in enumerate(parts)]
+            matrix = mirror(rows)
+        if fails(jnp.isfinite(matrix).all()):
+            self.diagonal()  # Raises what is wrong.
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
@@ -174,9 +181,11 @@ def operator(
     names = tuple(problem.conditions)
     operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
     params, x = at_least_single((params, tuple(checked[name] for name in names)))
-    apply = as_pytree(apply)
+    apply, mesh = as_pytree(apply), _devices.mesh_of(x)
+    if mesh:
+        operators, apply, params, x = _devices.replicated((operators, apply, params, x), mesh)
     sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
-    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem), batch_size)
+    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem), batch_size, mesh)
 
 
 def empirical(
@@ -233,11 +242,9 @@ def _plan(
     left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
 ) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
     """How to multiply rows out, and the parts of both sides to do it with."""
-    if method not in METHODS:
-        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     _check_batch_size(batch_size)
     batch_size = left.batch_size if batch_size is None else batch_size
-    other = left if right is None else right
+    gram, other = _gram(left, right, method), left if right is None else right
     n, m, itemsize, memory = sum(left.sizes), sum(other.sizes), _itemsize(left), _memory()
     if 2 * n * m * itemsize > memory:
         raise ValueError(
@@ -245,22 +252,30 @@ def _plan(
             f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
             "it, `spectra.extreme_eigenvalues` and `spectra.density` its spectrum; or take fewer points."
         )
-    same = right is None or _same_network(left, right)
-    if method == "structured" and not same:
-        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
-    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
-    if method == "auto" and same:
-        helps = all(_rows.structure_helps(t, _rows.structured_gram, None) for side in terms.values() for t in side)
-        method = "structured" if helps else "jacobian"
-    if method == "structured":
-        gram = _rows.structured_gram
-    else:
-        gram, most = _rows.jacobian_gram, memory // (8 * max(left.parameters(), 1) * itemsize)
+    if gram is _rows.jacobian_gram:
+        most = memory // (8 * max(left.parameters(), 1) * itemsize)
         if batch_size is None and n + m <= most:
             return gram, [left], [other]
         batch_size = batch_size or max(1, most)
-    batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
+    batches = [
+        [batch for name in side.names for batch in _batches(side.only(name), batch_size)] for side in (left, other)
+    ]
     return gram, *batches
+
+
+def _gram(left: KernelOperator, right: KernelOperator | None, method: str) -> Callable:
+    """How to multiply rows of two terms out."""
+    if method not in METHODS:
+        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
+    same = right is None or _same_network(left, right)
+    if method == "structured" and not same:
+        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
+    if method == "auto" and same:
+        terms = [side.only(name) for side in (left, right or left) for name in side.names]
+        method = (
+            "structured" if all(_rows.structure_helps(t, _rows.structured_gram, None) for t in terms) else "jacobian"
+        )
+    return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
 
 
 def _check_batch_size(batch_size: int | None) -> None:
@@ -287,5 +302,5 @@ def _itemsize(kernel: KernelOperator) -> int:
 
 def _memory() -> int:
     """Bytes of the device that kernels are computed on."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,6 +13,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from pinn_analysis import _neural_tangents
@@ -38,6 +39,7 @@ class JacobianRows(Rows):
         sizes: number of rows of each term.
         untrained: the terms that training does not take in.
         batch_size: rows of a term that one pass of a product or a diagonal takes; None chooses it.
+        mesh: the devices that the points are divided among, if they are several.
     """
 
     operators: tuple[Operator, ...]
@@ -48,6 +50,7 @@ class JacobianRows(Rows):
     sizes: tuple[int, ...]
     untrained: tuple[str, ...] = ()
     batch_size: int | None = None
+    mesh: Mesh | None = None
 
     def values(self, params: PyTree) -> Float[Array, " n"]:
         """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
@@ -124,15 +127,25 @@ def _kept_bytes(kernel: JacobianRows, points: Sequence[Array]) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
-def product(kernel: JacobianRows) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+def multiplication(
+    kernel: JacobianRows, summed: Callable[[PyTree], PyTree] = lambda total: total
+) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+    """``v -> J Jᵀ v``, all rows linearised once where memory allows; ``summed`` adds what other devices have of ``Jᵀ v``."""
+    points = points_at_a_time(kernel)
+    if points == tuple(len(x) for x in kernel.points):
+        return product(kernel, summed)
+    return batched_product(kernel, points, summed)
+
+
+def product(kernel: JacobianRows, summed: Callable) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
     """``v -> J Jᵀ v``, all rows linearised once."""
     values, push = jax.linearize(kernel.values, kernel.params)
     pull = jax.linear_transpose(push, kernel.params)
-    return lambda v: push(pull(v.astype(values.dtype))[0])
+    return lambda v: push(summed(pull(v.astype(values.dtype))[0]))
 
 
 def batched_product(
-    kernel: JacobianRows, points: tuple[int, ...]
+    kernel: JacobianRows, points: tuple[int, ...], summed: Callable
 ) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
     """The same, with so many points of each term at a time.
 
@@ -153,6 +166,8 @@ def batched_product(
             # Points that fill up the last batch are multiplied by zero.
             padded = jnp.pad(part, (0, len(x) * rows - len(part))).reshape(len(x), rows)
             total = jax.lax.scan(pull, total, (x, padded))[0]
+
+        total = summed(total)
 
         def push(i: int, x: Array) -> Array:
             return jax.jvp(functools.partial(kernel.term_values, i, x=x), (params,), (total,))[1]
