@@ -14,7 +14,8 @@ A term of weight zero is not trained on, yet its rows of the kernel say where tr
 `with_output` adds such a term, the network's output itself: then ``residuals`` has the error of
 the solution at any points, ``losses`` its mean square, and `steps_to` when it is small.
 
-Everything here takes a kernel, or the `spectra.Spectrum` of one: diagonalise once, ask often.
+Everything here takes a kernel, or the `spectra.Spectrum` of one: diagonalise once, ask often.  Where no memory
+holds the kernel, `spectra.krylov_spectrum` takes its place, and ``errors`` says how far its predictions hold.
 Functions are traceable; what they refuse, they refuse where the numbers are known.  A rate is one of
 decay, in 1/time: ``2 Λ`` of a mode (`Flow.rates`), and on average over the rows of a term (`rates`).
 
@@ -34,7 +35,7 @@ from pinn_analysis._functions import fails
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, box
-from pinn_analysis.spectra import Spectrum, spectrum
+from pinn_analysis.spectra import KrylovSpectrum, Spectrum, spectrum
 
 Kernel = KernelBlocks | KernelOperator
 Weights = Mapping[str, ArrayLike]
@@ -71,6 +72,16 @@ class Flow(NamedTuple):
         """Mean square of the residuals of each term, unweighted, ``t.shape``."""
         return _mean_squares(self.residuals(r0, t))
 
+    def errors(self, t: ArrayLike) -> dict[str, Array]:
+        """Bounds on what the root mean square of each term's residuals may be off, ``t.shape``.
+
+        Zero, unless the spectrum is one of `spectra.krylov_spectrum`.
+        """
+        t = _not_negative(t, "time")
+        exponents = self.rates * t[..., None]
+        moving = jnp.where(self.rates > 0, -jnp.expm1(-exponents) / _positive(self.rates), t[..., None])
+        return self.spectrum.errors(moving, t)
+
 
 class Descent(NamedTuple):
     """Residuals and losses after any number of steps; made by `gradient_descent`."""
@@ -103,6 +114,18 @@ class Descent(NamedTuple):
     def losses(self, r0: Mapping[str, ArrayLike], steps: ArrayLike) -> dict[str, Array]:
         """Mean square of the residuals of each term, unweighted, ``steps.shape``."""
         return _mean_squares(self.residuals(r0, steps))
+
+    def errors(self, steps: ArrayLike) -> dict[str, Array]:
+        """Bounds on what the root mean square of each term's residuals may be off, ``steps.shape``.
+
+        Zero, unless the spectrum is one of `spectra.krylov_spectrum`; sharp up to half the largest learning rate.
+        """
+        steps = _not_negative(steps, "number of steps")
+        shrinking = 1 - jnp.abs(self.factors)
+        left = 1 - jnp.abs(self.factors) ** steps[..., None]
+        moving = jnp.where(shrinking > 0, left / _positive(shrinking), steps[..., None]) * self.learning_rate
+        alternating = self.factors.min() < -1e-6
+        return self.spectrum.errors(moving, steps * self.learning_rate, alternating)
 
     def _after(self, steps: Array) -> tuple[Array, Array]:
         """What is left of each mode, and the sum of that over the steps times the learning rate."""
@@ -172,7 +195,8 @@ def steps_to(
     monotone, a brief earlier crossing between two powers of two can be missed.
 
     Args:
-        kernel: of the network, finite or infinite; or its spectrum, which has its weights.
+        kernel: of the network, finite or infinite; or its spectrum, which has its weights; where no memory
+            holds it, `spectra.krylov_spectrum` of these residuals.
         residuals: at step 0, as of `Problem.residuals`.
         tolerance: relative to the initial norm of each term, between 0 and 1.
         learning_rate: positive, and stable.
@@ -180,11 +204,12 @@ def steps_to(
 
     Returns:
         Number of steps by term; ``inf`` where it is never reached, or not within what the
-        rounding of float64 leaves of the spectrum (`Spectrum.lost`).
+        rounding of float64 leaves of the spectrum (`Spectrum.lost`).  From a Krylov space, between the
+        steps to tolerances a tenth greater and a tenth smaller.
 
     Raises:
         ValueError: as `gradient_descent`; a tolerance outside (0, 1); a tolerance that is not reached
-            by the modes that a kernel in float32 leaves.
+            by the modes that a kernel in float32 leaves; one that the products of a Krylov space do not decide.
     """
     if fails((0 < tolerance) & (tolerance < 1)):
         raise ValueError(f"`tolerance` is relative to the initial residual, between 0 and 1; got {tolerance}.")
@@ -194,6 +219,9 @@ def steps_to(
     first = _first_steps(descent, dict(residuals), tolerance)
     steps = {name: _number(first[name]) for name in blocks.names}
     never = [name for name, count in steps.items() if isinstance(count, float) and count == float("inf")]
+    if isinstance(found, KrylovSpectrum):
+        _check_errors(descent, residuals, tolerance, first)
+        return steps
     precision = blocks.matrix.dtype
     if never and jnp.finfo(precision).bits < 64 and found.lost > 0:
         raise ValueError(
@@ -202,6 +230,21 @@ def steps_to(
             "in float64, of parameters and points in float64 with `jax_enable_x64`, or ask for less."
         )
     return steps
+
+
+def _check_errors(
+    descent: Descent, residuals: Mapping[str, ArrayLike], tolerance: ArrayLike, steps: Mapping[str, Array]
+) -> None:
+    """Raise `ValueError` where the error of a Krylov space decides when a term is within ``tolerance``."""
+    for name, count in steps.items():
+        goal = tolerance * jnp.sqrt(jnp.mean(jnp.asarray(residuals[name]) ** 2))
+        error = descent.errors(jnp.where(jnp.isfinite(count), count, 2.0**50))[name]
+        if fails(error <= 0.1 * goal):
+            raise ValueError(
+                f"When {name!r} is within {tolerance} of its start is not decided by {len(descent.spectrum.values)} "
+                f"products: its residuals there are known to {float(error):.1g}, and {float(goal):.1g} is wanted.  "
+                "Give `spectra.krylov_spectrum` more of them, or a greater tolerance."
+            )
 
 
 @jax.jit

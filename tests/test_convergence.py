@@ -4,6 +4,7 @@ The model is linear in its parameters, random cosines of fixed frequency, so tha
 constant and nothing is left to approximate.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pinn_analysis import _neural_tangents, convergence, networks, ntk
+from pinn_analysis import _neural_tangents, convergence, networks, ntk, spectra
 from pinn_analysis.ntk import KernelBlocks
 from pinn_analysis.problems import helmholtz_2d, poisson_1d
 
@@ -341,3 +342,70 @@ def test_a_kernel_that_is_not_positive_semidefinite_beyond_rounding_is_an_error(
         convergence.gradient_flow(kernel(-100 * rounding))
     with pytest.raises(ValueError, match="contains NaN or infinity"):
         convergence.gradient_flow(kernel(np.nan))
+
+
+def slow(n=60, ratio=0.7):
+    """A kernel of two terms and one that is not trained, with eigenvalues down to 1e-9, and residuals."""
+    vectors = np.linalg.qr(np.asarray(jax.random.normal(jax.random.key(3), (n, n))))[0]
+    kernel = KernelBlocks(jnp.asarray((vectors * 5 * ratio ** np.arange(n)) @ vectors.T), ("u", "r", "v"), (20, 30, 10))
+    kernel = dataclasses.replace(kernel, untrained=("v",))
+    return kernel, kernel.split(jax.random.normal(jax.random.key(4), (n,)))
+
+
+@pytest.mark.parametrize("weights", [None, {"u": 3.0, "r": 0.5}], ids=["equal", "unequal"])
+@pytest.mark.parametrize("fraction", [0.5, 0.97], ids=["half the largest step", "almost the largest"])
+def test_predictions_without_the_matrix_are_within_their_errors_of_the_dense_ones(weights, fraction):
+    kernel, start = slow()
+    dense = spectra.spectrum(kernel, weights)
+    rate = fraction * convergence.max_learning_rate(dense)
+    steps, exact = jnp.array([0, 1, 7, 60, 1000, 30_000]), convergence.gradient_descent(dense, rate)
+    sharp = []
+    for products in (6, 20):
+        krylov = spectra.krylov_spectrum(kernel, start, weights, num_matvecs=products)
+        descent, flow = convergence.gradient_descent(krylov, rate), convergence.gradient_flow(krylov)
+        for found, true, at in (
+            (descent, exact, steps),
+            (flow, convergence.gradient_flow(dense), steps * rate),
+        ):
+            errors, parts, wanted = found.errors(at), found.residuals(start, at), true.residuals(start, at)
+            for name in kernel.names:
+                off = jnp.sqrt(jnp.mean((parts[name] - wanted[name]) ** 2, -1))
+                assert (off <= errors[name] + 1e-12).all(), (name, off, errors[name])
+        sharp.append(flow.errors(60 * rate)["u"])
+        assert errors["u"][-1] > 0 == errors["u"][0]
+    assert sharp[1] < 1e-4 < sharp[0]  # More products reach further.
+    assert convergence.gradient_flow(dense).errors(3.0)["u"] == 0
+
+
+def test_steps_without_the_matrix_are_those_of_the_dense_kernel_or_refused():
+    kernel, start = slow()
+    kernel, start = KernelBlocks(kernel.matrix[:50, :50], ("u", "r"), (20, 30)), {"u": start["u"], "r": start["r"]}
+    krylov = spectra.krylov_spectrum(kernel, start, num_matvecs=25)
+    rate = 0.5 * convergence.max_learning_rate(kernel)
+    np.testing.assert_allclose(convergence.max_learning_rate(krylov), 2 * rate, rtol=1e-6)
+    found, late, early = (
+        convergence.steps_to(kind, start, tolerance, learning_rate=rate)
+        for kind, tolerance in ((krylov, 0.7), (kernel, 0.63), (kernel, 0.77))
+    )
+    exact = convergence.steps_to(kernel, start, 0.7, learning_rate=rate)
+    for name in start:
+        assert early[name] <= found[name] <= late[name]
+        np.testing.assert_allclose(found[name], exact[name], rtol=0.01)
+    with pytest.raises(ValueError, match="not decided by 25 products"):
+        convergence.steps_to(krylov, start, 0.05, learning_rate=rate)
+    with pytest.raises(ValueError, match="not those that `spectra.krylov_spectrum` started from"):
+        convergence.steps_to(krylov, start | {"u": 2 * start["u"]}, 0.7, learning_rate=rate)
+    with pytest.raises(ValueError, match="not all of them zero, in a term with a weight"):
+        spectra.krylov_spectrum(kernel, {name: 0 * r for name, r in start.items()})
+
+
+def test_the_operator_of_a_network_predicts_without_the_matrix(kernel, r0):
+    """As many products as rows: the Krylov space is the whole."""
+    extended = convergence.with_output(PROBLEM)
+    points = POINTS | {"output": jnp.linspace(0, 1, 3)[:, None]}
+    start = extended.residuals(functools.partial(apply, START), points)
+    whole = ntk.operator(extended, apply, START, points, batch_size=2)
+    krylov = spectra.krylov_spectrum(whole, start)
+    dense = convergence.gradient_flow(whole.dense())
+    for name, r in convergence.gradient_flow(krylov).residuals(start, 0.1).items():
+        np.testing.assert_allclose(r, dense.residuals(start, 0.1)[name], rtol=1e-7)

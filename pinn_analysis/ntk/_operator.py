@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,12 @@ from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.ntk import _devices, _rows, _sharded
-from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
+from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
+ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
+SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
 METHODS = ("auto", "jacobian", "structured")
 
 
@@ -49,7 +53,8 @@ class KernelOperator(JacobianRows):
 
         ``w`` is what one point keeps between the two, some ten numbers per unit of the network.  By default the
         points of a term are taken together while what they keep fits into 256 MiB (read off the traced program), and
-        in batches of so many beyond; then each batch is linearised twice, 5 evaluations of the rows instead of 4.
+        in batches of so many beyond; then each batch is linearised anew, the work of 6 evaluations of the rows per
+        product instead of 4.
 
         Raises:
             ValueError: a vector of another length, or complex; a row that is not finite.
@@ -111,12 +116,14 @@ class KernelOperator(JacobianRows):
         Raises:
             ValueError: as `dense`, of either side; two networks for ``method="structured"``.
         """
-        if mesh := self.mesh or other.mesh:
-            left, right = (dataclasses.replace(_devices.replicated(k, mesh), mesh=mesh) for k in (self, other))
-            matrix = _sharded.matrix(left, right, _gram(left, right, method), batch_size or self.batch_size)
+        if self.mesh or other.mesh:
+            matrix = _by_devices(self, other, method, batch_size)
         else:
             gram, left, right = _plan(self, other, method, batch_size)
-            matrix = jnp.block([[gram(a, b) for b in right] for a in left])
+            tiles = _Matrix(sum(self.sizes), sum(other.sizes))
+            for (i, a), (j, b) in itertools.product(_placed(left), _placed(right)):
+                tiles.put(gram(a, b), i, j)
+            matrix = tiles.whole
         if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
@@ -124,19 +131,28 @@ class KernelOperator(JacobianRows):
     def dense(self, *, method: str = "auto", batch_size: int | None = None) -> KernelBlocks:
         """The kernel as a matrix; options are as of `empirical`.
 
+        From 128 MiB on it is made in tiles: memory is that of the matrix and of what a tile needs, at most a quarter
+        of the machine's.
+
         Raises:
             ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
                 an entry of it is not finite.
         """
-        if self.mesh:
-            matrix = _sharded.matrix(self, None, _gram(self, None, method), batch_size or self.batch_size)
-        else:
-            gram, parts, _ = _plan(self, None, method, batch_size)
-            rows = [[gram(a, None if i == j else b) for j, b in enumerate(parts[: i + 1])] for i, a in enumerate(parts)]
-            matrix = mirror(rows)
-        if fails(jnp.isfinite(matrix).all()):
-            self.diagonal()  # Raises what is wrong.
+        matrix = _by_devices(self, None, method, batch_size) if self.mesh else self._tiled(method, batch_size)
+        self._check_finite(jnp.diagonal(matrix))
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
+
+    def _tiled(self, method: str, batch_size: int | None) -> Float[Array, "n n"]:
+        gram, parts, _ = _plan(self, None, method, batch_size)
+        matrix, n = _Matrix(sum(self.sizes), sum(self.sizes)), 0
+        for i, a in _placed(parts):
+            matrix.put(_symmetric(gram(a, None)), i, i)
+            for j, b in _placed(parts[:n]):
+                tile = gram(a, b)
+                matrix.put(tile, i, j)
+                matrix.put(tile.T, j, i)
+            n += 1
+        return matrix.whole
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
         if not fails(jnp.isfinite(diagonal).all()):
@@ -242,40 +258,85 @@ def _plan(
     left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
 ) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
     """How to multiply rows out, and the parts of both sides to do it with."""
+    gram = _gram(left, right, method)
     _check_batch_size(batch_size)
     batch_size = left.batch_size if batch_size is None else batch_size
-    gram, other = _gram(left, right, method), left if right is None else right
+    other = left if right is None else right
     n, m, itemsize, memory = sum(left.sizes), sum(other.sizes), _itemsize(left), _memory()
     if 2 * n * m * itemsize > memory:
         raise ValueError(
             f"A kernel of {n} x {m} rows takes {n * m * itemsize / 1e9:.3g} GB, and twice that while it is made, "
             f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
-            "it, `spectra.extreme_eigenvalues` and `spectra.density` its spectrum; or take fewer points."
+            "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
+            "training does to one vector of residuals; or take fewer points."
         )
-    if gram is _rows.jacobian_gram:
+    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * ENTRY * itemsize))
+    if gram is _rows.structured_gram:
+        batch_size = batch_size or max(1, tile)
+    else:
         most = memory // (8 * max(left.parameters(), 1) * itemsize)
-        if batch_size is None and n + m <= most:
+        if batch_size is None and n + m <= most and small:
             return gram, [left], [other]
-        batch_size = batch_size or max(1, most)
-    batches = [
-        [batch for name in side.names for batch in _batches(side.only(name), batch_size)] for side in (left, other)
-    ]
+        batch_size = batch_size or max(1, min(most, tile))
+    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
+    batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
 
 
 def _gram(left: KernelOperator, right: KernelOperator | None, method: str) -> Callable:
-    """How to multiply rows of two terms out."""
+    """How to multiply out the rows of two terms."""
     if method not in METHODS:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     same = right is None or _same_network(left, right)
     if method == "structured" and not same:
         raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
     if method == "auto" and same:
-        terms = [side.only(name) for side in (left, right or left) for name in side.names]
-        method = (
-            "structured" if all(_rows.structure_helps(t, _rows.structured_gram, None) for t in terms) else "jacobian"
-        )
+        terms = [side.only(name) for side in (left, left if right is None else right) for name in side.names]
+        helps = all(_rows.structure_helps(term, _rows.structured_gram, None) for term in terms)
+        method = "structured" if helps else "jacobian"
     return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
+
+
+def _by_devices(
+    left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
+) -> Float[Array, "n m"]:
+    """The matrix over several devices."""
+    mesh = left.mesh or right.mesh
+    gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
+    _check_batch_size(batch_size)
+    sides = (kernel and dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in (left, right))
+    return _sharded.matrix(*sides, gram, batch_size)
+
+
+class _Matrix:
+    """A matrix made of tiles, each written in its place and not kept."""
+
+    def __init__(self, n: int, m: int) -> None:
+        self.shape, self.whole = (n, m), None
+
+    def put(self, tile: Float[Array, "k l"], i: int, j: int) -> None:
+        """Write a tile whose first entry is ``[i, j]``."""
+        if tile.shape == self.shape:
+            self.whole = tile
+            return
+        whole = jnp.zeros(self.shape, tile.dtype) if self.whole is None else self.whole
+        self.whole = _written(whole.astype(jnp.promote_types(whole.dtype, tile.dtype)), tile, i, j)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(matrix: Float[Array, "n m"], tile: Float[Array, "k l"], i: ArrayLike, j: ArrayLike) -> Float[Array, "n m"]:
+    return jax.lax.dynamic_update_slice(matrix, tile.astype(matrix.dtype), (i, j))
+
+
+@jax.jit
+def _symmetric(tile: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    return (tile + tile.T) / 2
+
+
+def _placed(parts: Sequence[KernelOperator]) -> Iterator[tuple[int, KernelOperator]]:
+    """Each part with the number of its first row."""
+    ends = itertools.accumulate((sum(part.sizes) for part in parts), initial=0)
+    return zip(ends, parts, strict=False)
 
 
 def _check_batch_size(batch_size: int | None) -> None:

@@ -150,7 +150,7 @@ def batched_product(
     """The same, with so many points of each term at a time.
 
     ``Jᵀ v`` is summed over the batches first, then every batch multiplies it.  Each is linearised for each pass,
-    5 evaluations of the rows instead of 4, and nothing of it is kept.
+    6 evaluations of the rows instead of 4, and nothing of it is kept.
     """
     params, batches = kernel.params, [_in_batches(x, n) for x, n in zip(kernel.points, points, strict=True)]
 

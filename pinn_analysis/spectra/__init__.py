@@ -3,9 +3,11 @@
 `spectrum` diagonalises a kernel as training sees it, once; `convergence` predicts from it.
 `eigenvalues` and `modes` are of its blocks as they are.  `extreme_eigenvalues`, `largest_eigenpairs` and
 `density` need no matrix: they take `ntk.operator`, a kernel `weighted` as training sees it, one of
-`curvature.matvecs`, or any symmetric linear function.  What they return has its errors.
+`curvature.matvecs`, or any symmetric linear function.  `krylov_spectrum` takes the place of `spectrum` in
+`convergence`, for one vector of residuals.  What they return has its errors.
 """
 
+from pinn_analysis.spectra._krylov import KrylovSpectrum as KrylovSpectrum, krylov_spectrum as krylov_spectrum
 from pinn_analysis.spectra._lanczos import (
     Density as Density,
     Eigenpairs as Eigenpairs,

@@ -174,6 +174,7 @@ class Ritz(NamedTuple):
         first: the share that each Ritz vector has in the first vector, ``(m,)``, of norm 1.
         last: the share that each has in the residual of the whole, times its norm, ``(m,)``.
         errors: norms of the residuals of each, rounding of the products included; infinite for padding.
+        rounding: of the products, as a norm: what is not tridiagonal, or not symmetric.
         vectors: Ritz vectors, one per column, ``(n, m)``; zero for padding; None unless asked for.
     """
 
@@ -181,21 +182,27 @@ class Ritz(NamedTuple):
     first: Array
     last: Array
     errors: Array
+    rounding: Array
     vectors: Array | None
 
 
 def _lanczos(product: Product, like: PyTree, key: Array, num_matvecs: int, samples: int, keep: bool = False) -> Ritz:
-    """Ritz values of each sample, stacked."""
+    """Of each sample, from a vector of random signs."""
     if num_matvecs < 1 or samples < 1:
         raise ValueError(f"`num_matvecs` and `samples` must be at least 1, got {num_matvecs} and {samples}.")
-    product = product if isinstance(product, Linear) else as_pytree(product)
     kinds = {jnp.result_type(leaf) for leaf in jax.tree.leaves(like)}
     if not all(jnp.issubdtype(kind, jnp.floating) and jnp.finfo(kind).bits >= 32 for kind in kinds):
         raise ValueError(f"`like` must consist of float32 or float64, got {sorted(map(str, kinds))}.")
+    return lanczos(product, stochtrace.sampler_signs(like, num=samples)(key), num_matvecs, keep)
+
+
+def lanczos(product: Product, starts: PyTree, num_matvecs: int, keep: bool) -> Ritz:
+    """Of each of the vectors stacked in ``starts``, stacked; raises `ValueError` as `extreme_eigenvalues`."""
+    product = product if isinstance(product, Linear) else as_pytree(product)
     try:
-        found = ritz(product, stochtrace.sampler_signs(like, num=samples)(key), num_matvecs, keep)
+        found = ritz(product, starts, num_matvecs, keep)
     except (TypeError, ValueError):
-        _check(product, like)  # Raises what is wrong, if it knows.
+        _check(product, jax.tree.map(lambda leaf: leaf[0], starts))  # Raises what is wrong, if it knows.
         raise
     if fails(jnp.isfinite(found.values).all()):
         raise ValueError("Products with this operator are not finite: it contains NaN or infinity, or overflows.")
@@ -246,7 +253,7 @@ def ritz(product: Product, starts: PyTree, num_matvecs: int, keep: bool) -> Ritz
         errors += 2 * jnp.finfo(flat.dtype).eps * jnp.abs(values).max()  # Of `eigh`.
         errors = jnp.where((vectors**2 * real[:, None]).sum(0) > 0.5, errors, jnp.inf)
         modes = jnp.where(real, jnp.concatenate([q.reshape(depth, -1) for q in jax.tree.leaves(basis)], 1).T, 0)
-        return Ritz(values, vectors[0], last, errors, modes @ vectors if keep else None)
+        return Ritz(values, vectors[0], last, errors, jnp.linalg.norm(rounding), modes @ vectors if keep else None)
 
     with jax.default_matmul_precision("highest"):
         linear = _linear(product)
