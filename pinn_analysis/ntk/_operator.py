@@ -19,7 +19,6 @@ from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
-ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
 SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
 METHODS = ("auto", "jacobian", "structured")
 
@@ -270,7 +269,7 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * ENTRY * itemsize))
+    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * _rows.ENTRY * itemsize))
     if gram is _rows.structured_gram:
         batch_size = batch_size or max(1, tile)
     else:

@@ -22,6 +22,7 @@ from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Apply
 
 FEW = 8  # Components with a pullback of their own; more are mapped over.
+ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
 POINTS = 32  # Points at a time, of which a diagonal keeps the rows.
 WORKSPACE = 2**28  # Bytes that the points of a product may keep between its passes, unless the caller sets a number.
 
@@ -130,7 +131,10 @@ def _kept_bytes(kernel: JacobianRows, points: Sequence[Array]) -> int:
 def multiplication(
     kernel: JacobianRows, summed: Callable[[PyTree], PyTree] = lambda total: total
 ) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """``v -> J Jᵀ v``, all rows linearised once where memory allows; ``summed`` adds what other devices have of ``Jᵀ v``."""
+    """``v -> J Jᵀ v``, all rows linearised once where memory allows.
+
+    ``summed`` adds to ``Jᵀ v`` what other devices have of it.
+    """
     points = points_at_a_time(kernel)
     if points == tuple(len(x) for x in kernel.points):
         return product(kernel, summed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -52,7 +53,10 @@ def matrix(left: JacobianRows, right: JacobianRows | None, gram: Callable, most:
     itemsize = jnp.result_type(*jax.tree.leaves(left.params)).itemsize
     _devices.check_matrix(left.sizes, sum(other.sizes), itemsize, mesh)
     if most is None:
-        most = max(1, _devices.device_memory(mesh) // (8 * left.parameters() * itemsize))
+        memory = _devices.device_memory(mesh)
+        most = max(1, memory // (8 * left.parameters() * itemsize))
+        if gram is _rows.structured_gram:
+            most = max(1, math.isqrt(memory // (8 * _rows.ENTRY * itemsize)))
     terms, others = ([side.only(name) for name in side.names] for side in (left, other))
     blocks = [
         [_block(a, b, gram=gram, most=most) for b in (others[: i + 1] if right is None else others)]
