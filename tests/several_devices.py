@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pinn_analysis import ntk, problems, spectra
+from pinn_analysis import ntk, problems
 from pinn_analysis.networks import mlp
 from pinn_analysis.ntk import _operator, _rows, _sharded
 

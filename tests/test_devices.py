@@ -70,7 +70,7 @@ def test_a_matrix_too_large_for_the_devices_is_refused_with_what_would_fit(found
 def test_two_processes_compute_what_one_does(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
     both = [begin(out, 2, str(rank), "2", address) for rank, out in enumerate(outs)]
     for process in both:
