@@ -395,6 +395,9 @@ def test_steps_without_the_matrix_are_those_of_the_dense_kernel_or_refused():
         convergence.steps_to(krylov, start, 0.05, learning_rate=rate)
     with pytest.raises(ValueError, match="not those that `spectra.krylov_spectrum` started from"):
         convergence.steps_to(krylov, start | {"u": 2 * start["u"]}, 0.7, learning_rate=rate)
+    one = kernel.split(spectra.spectrum(kernel).modes[:, -1] / spectra.spectrum(kernel).scale)  # A single mode.
+    alone = spectra.krylov_spectrum(kernel, one, num_matvecs=5)
+    np.testing.assert_allclose(convergence.max_learning_rate(alone), 2 * rate, rtol=1e-6)
     with pytest.raises(ValueError, match="not all of them zero, in a term with a weight"):
         spectra.krylov_spectrum(kernel, {name: 0 * r for name, r in start.items()})
 

@@ -38,7 +38,7 @@ SMALLEST = {
         {"HIDDEN_LAYERS": 1, "PRODUCTS": 2},
     ),
     "klein_gordon": ({"models": ("M2",), "seeds": 1, "steps": 2}, {"WIDTH": 3, "DEPTH": 1}),
-    "large_kernel": ({"sizes": (20,), "starts": 1}, {"WIDTH": 3, "PRODUCTS": 2, "CHECKED": 20}),
+    "large_kernel": ({"sizes": (20,), "starts": 1}, {"WIDTH": 4, "PRODUCTS": 2}),
     "nonlinear_kernel": (
         {"seeds": 2, "runs": 1, "steps": 2, "widths": (4,)},
         {"CASES": ("klein_gordon",), "DRAWS": 8, "MATVECS": 2},

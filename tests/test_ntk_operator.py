@@ -181,6 +181,29 @@ def test_products_and_diagonals_in_batches_are_those_of_the_whole(case, rows):
         ntk.operator(problem, apply, params, points, batch_size=0)
 
 
+def test_batches_take_vectors_single_points_and_parameters_of_mixed_precision():
+    params = {"a": jnp.array([0.3, -0.7], jnp.float32), "b": jnp.array([[0.2, 0.5], [1.1, -0.4]])}
+    apply = lambda params, x: jnp.sin(params["b"] @ x) * params["a"]  # No layer is dense.
+    vector = lambda u: lambda x: 2 * u(x)
+    problem = Problem(
+        "vectors",
+        {
+            "u": Condition(vector, lambda x: jnp.zeros(2), box()),
+            "one": Condition(lambda u: lambda x: u(x)[0], lambda x: 0.0, box()),
+        },
+        value_problem().domain,
+    )
+    points = {"u": jax.random.uniform(jax.random.key(0), (5, 2)), "one": jnp.array([[0.1, 0.2]])}
+    j = jacobian(problem, apply, jax.tree.map(lambda leaf: leaf.astype(float), params), points)
+    v = jax.random.normal(jax.random.key(2), (11,))
+    for rows in (1, 4, None):
+        kernel = ntk.operator(problem, apply, params, points, batch_size=rows)
+        assert error(kernel.mv(v), j @ j.T @ v) <= 1e-6
+        assert error(kernel.dense().matrix, j @ j.T) <= 1e-6
+    with pytest.raises(ValueError):
+        ntk.operator(problem, apply, params, points | {"one": jnp.zeros((0, 2))})
+
+
 def test_batches_choose_themselves_so_that_the_memory_of_a_product_is_bounded(monkeypatch):
     """Beside the vector, the points and the parameters, what XLA says it needs does not grow with the rows."""
     apply, params = plain()

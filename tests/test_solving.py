@@ -255,6 +255,44 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_size_that_does():
         solving.least_squares(problem, network, POISSON_POINTS, memory=1e5)
 
 
+def test_more_rows_than_memory_holds_are_solved_from_products_as_well_as_from_the_jacobian(key):
+    problem, points = poisson_1d(2), {
+        "boundary": jnp.array([[0.0], [1.0]]),
+        "residual": jnp.linspace(0, 1, 1500)[:, None],
+    }  # fmt: skip
+    network = waves(problem)
+    with pytest.raises(ValueError, match="`solving.iterative` needs no Jacobian of all rows"):
+        solving.least_squares(problem, network, points, memory=3e6)
+    direct = solving.least_squares(problem, network, points)
+    found = solving.iterative(problem, network, points, memory=3e6)
+    assert error(direct, problem) < 1e-10
+    assert error(found, problem) < 10 * error(direct, problem) + 1e-12
+    assert found.history[-1] < 2 * direct.history[-1]
+    assert error(found, problem) / 30 < found.error_estimate < 1e-8
+    assert found.settings["sampled rows"] < 600 and found.rank > 0.9 * direct.rank
+    few = solving.iterative(problem, network, points, sampled=20)  # The best fit within the span of twenty rows.
+    assert few.rank <= 20 and few.history[-1] < 0.1 * few.history[0]
+    assert 0.1 * error(few, problem) < few.error_estimate
+
+
+def test_a_nonlinear_equation_is_solved_from_products_by_newton_steps():
+    problem = cubic()
+    points = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 200)[:, None]}
+    found = solving.iterative(problem, waves(problem, width=40), points)
+    assert error(found, problem) < 1e-8 and 3 <= found.iterations <= 8
+
+
+def test_what_the_iterative_solver_cannot_take_is_refused(key):
+    problem = poisson_1d(2)
+    with pytest.raises(ValueError, match="takes a network of `networks.linearized`"):
+        solving.iterative(problem, mlp((1, 5, 1)), POISSON_POINTS)
+    for bad in {"sampled": 0}, {"steps": 0}:
+        with pytest.raises(ValueError, match="must be at least 1"):
+            solving.iterative(problem, waves(problem), POISSON_POINTS, **bad)
+    with pytest.raises(ValueError, match="100 sampled rows of 181 parameters .* which hold 17"):
+        solving.iterative(problem, waves(problem), POISSON_POINTS, sampled=100, memory=1e5)
+
+
 def test_float32_gives_the_digits_it_can(key):
     problem = poisson_1d()
     points = problem.sample(key, {"boundary": 2, "residual": 300})

@@ -79,6 +79,7 @@ def test_few_distinct_eigenvalues_are_no_obstacle(diagonal):
 
     ends = spectra.extreme_eigenvalues(product, diagonal, key=KEY)
     np.testing.assert_allclose([ends.smallest, ends.largest], [diagonal.min(), diagonal.max()], atol=1e-12)
+    assert (ends.errors <= 1e-12).all()
     spectrum = spectra.density(product, diagonal, key=KEY, samples=1)
     np.testing.assert_allclose(spectrum.counts.sum(), diagonal.size)
     np.testing.assert_allclose((spectrum.counts * spectrum.values).sum(), diagonal.sum(), atol=1e-12)

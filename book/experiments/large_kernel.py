@@ -80,7 +80,7 @@ def make(config: dict) -> dict[str, np.ndarray]:
 
 
 def configs(sizes: tuple[int, ...], starts: int) -> dict[str, dict]:
-    each = [(n, "float32", 0) for n in sizes] + [(CHECKED, "float64", 0)]
+    each = [(n, "float32", 0) for n in sizes] + [(n, "float64", 0) for n in sizes if n == CHECKED]
     each += [(n, "float32", start) for start in range(1, starts) for n in sizes]
     return {
         f"{n} {dtype} {start}": {

@@ -65,27 +65,31 @@ def replicated(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda x: jax.device_put(x, _everywhere(mesh)) if isinstance(x, jax.Array) else x, tree)
 
 
-def by_rows(mesh: Mesh, rows: Callable[..., PyTree], x: PyTree, *rest: PyTree, gather: bool = False) -> PyTree:
+def by_rows(mesh: Mesh, rows: Callable[..., PyTree], x: PyTree, *rest: PyTree, whole: Callable | None = None) -> PyTree:
     """``rows(x, *rest)``, its first axes those of the points ``x``, each device computing those of its share.
 
-    Where the points are no multiple of the devices, the last ones stand for more, whose rows come last.
-    ``gather`` gives all rows to all devices.
+    Where the points are no multiple of the devices, the last one stands for those that lack, and its rows come last.
+    ``whole``, `summed` or `gathered`, makes of the shares what all devices have.
     """
     axes, x = PartitionSpec(mesh.axis_names), jax.tree.map(functools.partial(_filled, mesh), x)
 
     def share(x: PyTree, *rest: PyTree) -> PyTree:
         of_share = rows(x, *rest)
-        return jax.lax.all_gather(of_share, mesh.axis_names, tiled=True) if gather else of_share
+        return whole(of_share, mesh) if whole else of_share
 
-    specs = axes, *(PartitionSpec() for _ in rest)
-    out = PartitionSpec() if gather else axes
+    specs, out = (axes, *(PartitionSpec() for _ in rest)), PartitionSpec() if whole else axes
     # Users' functions need not know over which axes their values vary.
     return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(x, *rest)
 
 
 def summed(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Within `by_rows`: the sum over the devices."""
+    """For `by_rows`: the sum over the devices."""
     return jax.lax.psum(tree, mesh.axis_names)
+
+
+def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
+    """For `by_rows`: the rows of all devices, one below the other."""
+    return jax.lax.all_gather(tree, mesh.axis_names, tiled=True)
 
 
 def filled(v: Array, rows: int, mesh: Mesh) -> Array:

@@ -39,11 +39,11 @@ class KernelOperator(JacobianRows):
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
         """``v -> K v``, linearised once where memory allows: for many products within one compiled function."""
         with jax.default_matmul_precision("highest"):
-            multiply = _rows.multiplication(self) if self.mesh is None else _sharded.product(self)
+            pull, push = _rows.passes(self) if self.mesh is None else _sharded.passes(self)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
-                return multiply(v)
+                return push(pull(v))
 
         return product
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.extend.core
@@ -57,7 +58,7 @@ class JacobianRows(Rows):
         """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
         return jnp.concatenate([self.term_values(i, params, x) for i, x in enumerate(self.points)])
 
-    def term_values(self, i: int, params: PyTree, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    def term_values(self, i: int, params: PyTree, x: Float[Array, "n d"]) -> Float[Array, " rows"]:
         """``L_i u(x)`` of the rows of one term at some of its points."""
         return jax.vmap(outputs(self.operators[i], self.apply, params))(x).ravel()
 
@@ -128,58 +129,52 @@ def _kept_bytes(kernel: JacobianRows, points: Sequence[Array]) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
-def multiplication(
-    kernel: JacobianRows, summed: Callable[[PyTree], PyTree] = lambda total: total
-) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """``v -> J Jᵀ v``, all rows linearised once where memory allows.
+class Passes(NamedTuple):
+    """Products with ``Jᵀ`` and with ``J``."""
 
-    ``summed`` adds to ``Jᵀ v`` what other devices have of it.
-    """
+    pull: Callable[[Float[Array, " n"]], PyTree]
+    push: Callable[[PyTree], Float[Array, " n"]]
+
+
+def passes(kernel: JacobianRows) -> Passes:
+    """All rows linearised once where memory allows, else in batches."""
     points = points_at_a_time(kernel)
-    if points == tuple(len(x) for x in kernel.points):
-        return product(kernel, summed)
-    return batched_product(kernel, points, summed)
-
-
-def product(kernel: JacobianRows, summed: Callable) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """``v -> J Jᵀ v``, all rows linearised once."""
+    if points != tuple(len(x) for x in kernel.points):
+        return _batched_passes(kernel, points)
     values, push = jax.linearize(kernel.values, kernel.params)
     pull = jax.linear_transpose(push, kernel.params)
-    return lambda v: push(summed(pull(v.astype(values.dtype))[0]))
+    return Passes(lambda v: pull(v.astype(values.dtype))[0], push)
 
 
-def batched_product(
-    kernel: JacobianRows, points: tuple[int, ...], summed: Callable
-) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """The same, with so many points of each term at a time.
+def _batched_passes(kernel: JacobianRows, points: tuple[int, ...]) -> Passes:
+    """With so many points of each term at a time; each batch is linearised for each pass, and nothing of it is kept.
 
-    ``Jᵀ v`` is summed over the batches first, then every batch multiplies it.  Each is linearised for each pass,
-    6 evaluations of the rows instead of 4, and nothing of it is kept.
+    A product of both is the work of 6 evaluations of the rows, instead of 4.
     """
     params, batches = kernel.params, [_in_batches(x, n) for x, n in zip(kernel.points, points, strict=True)]
 
-    def multiply(v: Float[Array, " n"]) -> Float[Array, " n"]:
+    def pull(v: Float[Array, " n"]) -> PyTree:
         total = jax.tree.map(jnp.zeros_like, params)
         for i, (x, part) in enumerate(zip(batches, kernel.split(v).values(), strict=True)):
             rows = kernel.sizes[i] // len(kernel.points[i]) * x.shape[1]
 
-            def pull(total: PyTree, batch: tuple[Array, Array], i: int = i) -> tuple[PyTree, None]:
+            def add(total: PyTree, batch: tuple[Array, Array], i: int = i) -> tuple[PyTree, None]:
                 values, transposed = jax.vjp(functools.partial(kernel.term_values, i, x=batch[0]), params)
                 return jax.tree.map(jnp.add, total, transposed(batch[1].astype(values.dtype))[0]), None
 
             # Points that fill up the last batch are multiplied by zero.
             padded = jnp.pad(part, (0, len(x) * rows - len(part))).reshape(len(x), rows)
-            total = jax.lax.scan(pull, total, (x, padded))[0]
+            total = jax.lax.scan(add, total, (x, padded))[0]
+        return total
 
-        total = summed(total)
+    def push(direction: PyTree) -> Float[Array, " n"]:
+        def values(i: int, x: Array) -> Array:
+            return jax.jvp(functools.partial(kernel.term_values, i, x=x), (params,), (direction,))[1]
 
-        def push(i: int, x: Array) -> Array:
-            return jax.jvp(functools.partial(kernel.term_values, i, x=x), (params,), (total,))[1]
+        pushed = [jax.lax.map(functools.partial(values, i), x).ravel() for i, x in enumerate(batches)]
+        return jnp.concatenate([each[:n] for each, n in zip(pushed, kernel.sizes, strict=True)])
 
-        pushed = [jax.lax.map(functools.partial(push, i), x).ravel() for i, x in enumerate(batches)]
-        return jnp.concatenate([values[:n] for values, n in zip(pushed, kernel.sizes, strict=True)])
-
-    return multiply
+    return Passes(pull, push)
 
 
 def _in_batches(x: Float[Array, "n d"], size: int) -> Float[Array, "k m d"]:

@@ -8,35 +8,42 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from pinn_analysis.ntk import _devices, _rows
-from pinn_analysis.ntk._rows import JacobianRows
+from pinn_analysis.ntk._rows import JacobianRows, Passes
 
 
-def product(kernel: JacobianRows) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """``v -> K v``: devices pull back their rows, and push forward the sum of all, ``p`` numbers."""
+def passes(kernel: JacobianRows) -> Passes:
+    """Devices pull back their rows, which are summed, ``p`` numbers; and push forward, each to its rows."""
     mesh, rows = kernel.mesh, _per_point(kernel)
 
-    def share(given: tuple, network: JacobianRows) -> tuple[Array, ...]:
+    def pull_share(given: tuple, network: JacobianRows) -> PyTree:
         points, parts = given
-        local = _at(network, points, rows)
-        multiply = _rows.multiplication(local, functools.partial(_devices.summed, mesh=mesh))
-        return tuple(local.split(multiply(jnp.concatenate(parts))).values())
+        return _rows.passes(_at(network, points, rows)).pull(jnp.concatenate(parts))
 
-    def multiply(v: Float[Array, " n"]) -> Float[Array, " n"]:
+    def push_share(points: tuple, network: JacobianRows, direction: PyTree) -> tuple[Array, ...]:
+        local = _at(network, points, rows)
+        return tuple(local.split(_rows.passes(local).push(direction)).values())
+
+    def pull(v: Float[Array, " n"]) -> PyTree:
         parts = [_devices.filled(part, q, mesh) for part, q in zip(kernel.split(v).values(), rows, strict=True)]
-        parts = _devices.by_rows(mesh, share, (kernel.points, tuple(parts)), _network(kernel), gather=True)
+        given = kernel.points, tuple(parts)
+        return _devices.by_rows(mesh, pull_share, given, _network(kernel), whole=_devices.summed)
+
+    def push(direction: PyTree) -> Float[Array, " n"]:
+        args = kernel.points, _network(kernel), direction
+        parts = _devices.by_rows(mesh, push_share, *args, whole=_devices.gathered)
         return jnp.concatenate([part[:n] for part, n in zip(parts, kernel.sizes, strict=True)])
 
-    return multiply
+    return Passes(pull, push)
 
 
 @functools.partial(jax.jit, static_argnames="of_share")
 def diagonal(term: JacobianRows, of_share: Callable[[JacobianRows], Array]) -> Array:
     """Squared norms of the rows of one term, as ``of_share`` finds those of a share."""
     rows = lambda points, network: of_share(_at(network, points, _per_point(term)))
-    return _devices.by_rows(term.mesh, rows, term.points, _network(term), gather=True)[: term.sizes[0]]
+    return _devices.by_rows(term.mesh, rows, term.points, _network(term), whole=_devices.gathered)[: term.sizes[0]]
 
 
 def matrix(left: JacobianRows, right: JacobianRows | None, gram: Callable, most: int | None) -> Array:

@@ -3,6 +3,7 @@
 Shapes: ``n`` residual rows, ``p`` parameters, ``d`` inputs, ``m`` components of the field.
 """
 
+from pinn_analysis.solving._iterative import iterative as iterative
 from pinn_analysis.solving._least_squares import least_squares as least_squares
 from pinn_analysis.solving._limit import limit as limit
 from pinn_analysis.solving._optimizer import gauss_newton as gauss_newton

@@ -136,7 +136,7 @@ def _fit(
             f"No parameter changes any residual of {problem.name!r}: all derivatives are zero at the start.  Does the "
             "operator use its field, and the network its parameters?"
         )
-    scale = _system.row_scales(gradients) * _row_weights(problem, weights, apply, params, points).astype(theta.dtype)
+    scale = _system.row_scales(gradients) * row_weights(problem, weights, apply, params, points).astype(theta.dtype)
     advance = Newton(theta) if linear else LevenbergMarquardt()
     rounding = np.finfo(theta.dtype).eps
 
@@ -189,18 +189,25 @@ def _judge(
     u = _system.values(apply, fit.params, where)
     scaled = np.split(scale * residual, np.cumsum([len(r) for r in by_term.values()])[:-1])
     # Term by term, so that two ends are not lost among a thousand points inside.
-    unexplained = np.linalg.norm([rms(part) for part in scaled]) * _unit(apply, fit.params, where)
+    unexplained = np.linalg.norm([rms(part) for part in scaled]) * unit(apply, fit.params, where)
     correction = rms(_system.change(apply, fit.params, step, where))
     return by_term, relative_to_solution(correction + unexplained, rms(u))
 
 
-def _unit(apply: Apply, params: PyTree, x: Array) -> float:
+def unit(apply: Apply, params: PyTree, x: Array) -> float:
     """Root mean square of ``‖∂u(x)/∂θ‖``: the field that a row of unit norm stands for."""
     few = x[:: max(1, len(x) // 200)]
     return rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))
 
 
-def _row_weights(problem, weights, apply, params, points) -> np.ndarray:
+def row_weights(
+    problem: Problem,
+    weights: Mapping[str, float | int] | None,
+    apply: Apply,
+    params: PyTree,
+    points: Mapping[str, Array],
+) -> np.ndarray:
+    """The root of the weight of each row's term, ``(n,)``."""
     weights = dict.fromkeys(problem.conditions, 1.0) if weights is None else weights
     problems.check_names(problem, weights, "weights")
     problems.check_weights(weights)

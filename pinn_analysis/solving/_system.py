@@ -84,7 +84,7 @@ def require_memory(problem: Problem, apply: Apply, params: PyTree, points: Mappi
         raise ValueError(
             f"{n} rows by {flat.size} parameters need {need / 1e9:.1f} GB, and {limit / 1e9:.1f} GB are to be used: "
             f"with these points take at most {int(flat.size * limit / need)} parameters, or with this network at most "
-            f"{int(n * limit / need)} rows, or raise `memory`."
+            f"{int(n * limit / need)} rows, or raise `memory`; `solving.iterative` needs no Jacobian of all rows."
         )
 
 

@@ -162,7 +162,7 @@ def krylov_spectrum(
     values = jnp.maximum(found.values, 0)
     return KrylovSpectrum(
         kernel, scale, values, found.vectors, idle, norm * found.first, found.last, found.rounding,
-        found.errors[-1], parts, rates,
+        found.errors[found.end(largest=True)], parts, rates,
     )  # fmt: skip
 
 

@@ -115,7 +115,8 @@ def extreme_eigenvalues(product: Product, like: PyTree, *, key: Array, num_matve
             it, or is not finite.
     """
     found = _lanczos(product, like, key, num_matvecs, 1)
-    return Extremes(found.values[0, 0], found.values[0, -1], found.errors[0, jnp.array([0, -1])])
+    low, high = (found.end(largest)[0] for largest in (False, True))
+    return Extremes(found.values[0, low], found.values[0, high], found.errors[0, jnp.array([low, high])])
 
 
 def largest_eigenpairs(
@@ -184,6 +185,13 @@ class Ritz(NamedTuple):
     errors: Array
     rounding: Array
     vectors: Array | None
+
+    def end(self, largest: bool) -> Array:
+        """Where the largest value is, or the smallest, that is no padding; along the last axis."""
+        real = jnp.isfinite(self.errors)
+        if largest:
+            return jnp.argmax(jnp.where(real, self.values, -jnp.inf), -1)
+        return jnp.argmin(jnp.where(real, self.values, jnp.inf), -1)
 
 
 def _lanczos(product: Product, like: PyTree, key: Array, num_matvecs: int, samples: int, keep: bool = False) -> Ritz:
