@@ -36,12 +36,9 @@ def shard(points: Mapping[str, ArrayLike], mesh: Mesh | None = None) -> dict[str
     Returns:
         The points on each device.  Points that were placed otherwise over several devices, as by
         ``jax.device_put(x, NamedSharding(mesh, P("points")))``, are taken in the same way.
-
-    Raises:
-        ValueError: the mesh has devices of no kind that computes, or none.
     """
     mesh = Mesh(np.array(jax.devices()), "points") if mesh is None else mesh
-    return {name: jax.device_put(x, _everywhere(mesh)) for name, x in points.items()}
+    return {name: jax.device_put(jnp.asarray(x), _everywhere(mesh)) for name, x in points.items()}
 
 
 def mesh_of(points: Iterable[Array]) -> Mesh | None:

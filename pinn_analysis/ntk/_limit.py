@@ -48,7 +48,8 @@ def infinite(
     Args:
         problem: its operators; targets do not matter.
         kernel_fn: ``kernel_fn(x1, x2, get)`` as of neural-tangents, `Network.kernel_fn`.
-        points: ``(n_i, d)`` for each condition, converted to float64.
+        points: ``(n_i, d)`` for each condition, converted to float64; over several devices (`shard`), each of
+            these makes and keeps rows of its own.
         field: where to linearise the operators, if one is nonlinear.
         get: ``"ntk"``, or ``"nngp"`` for the covariance of the ``L_i u`` of the initial field.
 

@@ -184,7 +184,7 @@ def operator(
         problem: its operators give the rows; targets do not matter.
         apply: ``apply(params, x)``, any function of any pytree of floating-point arrays.
         params: the parameters that the rows are derivatives with respect to.
-        points: ``(n_i, d)`` for each condition.
+        points: ``(n_i, d)`` for each condition; over several devices (`shard`), they divide the rows among these.
         batch_size: rows of a term at a time, in products, diagonal, and blocks; by default what a bounded
             workspace holds (`KernelOperator.mv`), of the diagonal 32.
 
