@@ -300,11 +300,12 @@ def _by_devices(
     left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
 ) -> Float[Array, "n m"]:
     """The matrix over several devices."""
-    mesh = left.mesh or right.mesh
+    sides = [kernel for kernel in (left, right) if kernel]
+    mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
     gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
     _check_batch_size(batch_size)
-    sides = (kernel and dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in (left, right))
-    return _sharded.matrix(*sides, gram, batch_size)
+    left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
+    return _sharded.matrix(left, others[0] if others else None, gram, batch_size)
 
 
 class _Matrix:

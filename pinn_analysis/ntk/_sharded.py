@@ -4,14 +4,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from pinn_analysis.ntk import _devices, _rows
 from pinn_analysis.ntk._rows import JacobianRows, Passes
+
+if TYPE_CHECKING:
+    from pinn_analysis.ntk._operator import KernelOperator
 
 
 def passes(kernel: JacobianRows) -> Passes:
@@ -46,7 +51,7 @@ def diagonal(term: JacobianRows, of_share: Callable[[JacobianRows], Array]) -> A
     return _devices.by_rows(term.mesh, rows, term.points, _network(term), whole=_devices.gathered)[: term.sizes[0]]
 
 
-def matrix(left: JacobianRows, right: JacobianRows | None, gram: Callable, most: int | None) -> Array:
+def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callable, most: int | None) -> Array:
     """``J J'ᵀ``, or ``J Jᵀ``, each device keeping rows of its own.
 
     A device multiplies out its rows of one term with the rows of another, ``most`` with ``most`` at a time, or with
@@ -75,7 +80,8 @@ def matrix(left: JacobianRows, right: JacobianRows | None, gram: Callable, most:
 @functools.partial(jax.jit, static_argnames=("gram", "most"))
 def _block(a: JacobianRows, b: JacobianRows, *, gram: Callable, most: int) -> Array:
     """The rows of one term against those of another, divided among the devices."""
-    mesh, of_a, of_b = a.mesh, _per_point(a), _per_point(b)
+    mesh: Mesh = a.mesh
+    of_a, of_b = _per_point(a), _per_point(b)
     share = -(-len(b.points[0]) // mesh.size)
 
     def rows(x: tuple[Array], y: tuple[Array], left: JacobianRows, right: JacobianRows) -> Array:
