@@ -90,10 +90,12 @@ if not processes:
             refused[name] = str(error)
     found["refused"] = refused
 
-    # As many points as make the rows large, of which nothing is computed.
-    many = ntk.operator(single, network.apply, params, ntk.shard({"residual": jnp.zeros((4096, 1))}))
+    # Rows and parameters that make the arrays large, of which nothing is computed.
+    larger = mlp((1, 32, 32, 1))
+    params, x = larger.init(jax.random.key(0)), ntk.shard({"residual": jnp.zeros((512, 1))})
+    many = ntk.operator(single, larger.apply, params, x)
     programs = {
-        "product": _operator._product.lower(many, jnp.zeros(4096)),
+        "product": _operator._product.lower(many, jnp.zeros(512)),
         "matrix": _sharded._block.lower(many, many, gram=_rows.jacobian_gram, most=10**6),
     }
     for name, program in programs.items():

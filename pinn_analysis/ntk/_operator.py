@@ -143,14 +143,13 @@ class KernelOperator(JacobianRows):
 
     def _tiled(self, method: str, batch_size: int | None) -> Float[Array, "n n"]:
         gram, parts, _ = _plan(self, None, method, batch_size)
-        matrix, n = _Matrix(sum(self.sizes), sum(self.sizes)), 0
-        for i, a in _placed(parts):
+        matrix = _Matrix(sum(self.sizes), sum(self.sizes))
+        for before, (i, a) in enumerate(_placed(parts)):
             matrix.put(_symmetric(gram(a, None)), i, i)
-            for j, b in _placed(parts[:n]):
+            for j, b in _placed(parts[:before]):
                 tile = gram(a, b)
                 matrix.put(tile, i, j)
                 matrix.put(tile.T, j, i)
-            n += 1
         return matrix.whole
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:

@@ -93,6 +93,9 @@ def iterative(
     system = functools.partial(_system_at, problem, network.apply, weights=weights)
 
     theta, now = np.asarray(flat), system(params, points)
+    if not np.isfinite(now.residual).all():
+        found = problems.explain_not_finite(problem, network.apply, params, points)
+        raise ValueError(f"The residuals of {problem.name!r} are not finite at the start.  {found}")
     history, reason = [rms(now.residual)], f"{steps} steps were taken, and the residual was still falling"
     for _ in range(steps):
         basis = _basis(problem, network.apply, unravel(jnp.asarray(theta)), few, weights, cut)
@@ -105,7 +108,8 @@ def iterative(
         else:
             reason = "no step lowers the residual"
             break
-        theta, now = trial, system(unravel(jnp.asarray(trial)), points)
+        kernel = ntk.operator(problem, network.apply, unravel(jnp.asarray(trial)), points)
+        theta, now = trial, now._replace(kernel=kernel, residual=after)
         history.append(rms(after))
         if history[-1] > 0.5 * history[-2]:
             reason = "no further step can halve what is left, which the network cannot follow"

@@ -131,7 +131,8 @@ def krylov_spectrum(
 
     `convergence` predicts from it what training does to these residuals: ``gradient_flow``, ``gradient_descent`` and
     ``steps_to`` take it for a kernel, with ``errors`` beside the losses.  Early times need few products; a time
-    ``t`` about ``√(t max Λ)`` of them.  Terms of weight zero, `convergence.with_output` say, cost as many again.
+    ``t`` about ``√(t max Λ)`` of them at most.  Terms of weight zero, as of `convergence.with_output`, cost as many
+    again.
 
     Args:
         kernel: `ntk.operator`, or a matrix.
