@@ -39,11 +39,13 @@ problem = problems.Problem("three terms", conditions, line)
 network, wide = mlp((1, 12, 12, 1)), mlp((1, 12, 1), "erf", parameterization="ntk", bias_std=1.0)
 params = network.init(jax.random.key(0))
 points = problem.sample(jax.random.key(1), {"boundary": 3, "two rows": 4, "residual": 53})
-placed = ntk.shard(points)
-one, many = (ntk.operator(problem, network.apply, params, x) for x in (points, placed))
-v = jax.random.normal(jax.random.key(2), (64,))
 two = problem.only("boundary", "residual")
 of_two = lambda points: {name: points[name] for name in two.conditions}
+if processes:  # Each compiles all programs.
+    problem, points = two, of_two(points)
+placed = ntk.shard(points)
+one, many = (ntk.operator(problem, network.apply, params, x) for x in (points, placed))
+v = jax.random.normal(jax.random.key(2), (sum(one.sizes),))
 
 
 def apart(a, b):
