@@ -15,6 +15,7 @@ them, `stack` lays an array of all of them along the settings by which they diff
 """
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from pinn_analysis import _provenance
+from pinn_analysis import _cluster, _provenance
 from pinn_analysis._provenance import describe, device
 
 __all__ = ["Record", "describe", "device", "fill", "missing", "records", "stack", "values", "write_whole"]
@@ -59,6 +60,10 @@ def fill(
     A run that is cut off loses the record in progress, no other; several processes may fill the same table.
     A config may have ``"steps"``: then a longer run takes the place of a shorter one.
 
+    Where a `distributed.Client` is open, each record is a task of its cluster: made by a worker in this process's
+    precision, with the device, versions and commit of the worker, and stored by this process as soon as it is
+    there.  A worker that dies repeats its record on another; what a record raises is raised after all others.
+
     Args:
         name: of the file, and of the script ``book/experiments/name.py`` that makes it.
         configs: the settings of each record, seed included, by its name; anything JSON takes.
@@ -72,19 +77,18 @@ def fill(
         ValueError: as `missing`; an array holds Python objects.
         TypeError: settings that JSON does not take.
     """
-    made = []
-    for record in (bar := tqdm(missing(name, configs, folder=folder), desc=name, unit="record")):
+    lacking = {record: _plain(configs[record]) for record in missing(name, configs, folder=folder)}
+    if client := _cluster.client():
+        new = _cluster.as_made(client, name, functools.partial(_made, make), lacking)
+    else:  # Unless another process is faster.
+        absent = lambda record: missing(name, {record: configs[record]}, folder=folder)
+        new = ((record, _made(make, config)) for record, config in lacking.items() if absent(record))
+    stored = []
+    for record, one in (bar := tqdm(new, desc=name, total=len(lacking), unit="record")):
+        _add(name, record, one, _folder(folder))
         bar.set_postfix_str(record)
-        if not missing(name, {record: configs[record]}, folder=folder):
-            continue  # Another process was faster.
-        config, start = _plain(configs[record]), time.perf_counter()
-        provenance = {"config": config, "precision": _provenance.precision(), "commit": _provenance.commit()}
-        arrays = {key: np.asarray(value) for key, value in make(config).items()}
-        provenance |= {"seconds": round(time.perf_counter() - start, 3), "device": device()}
-        provenance |= {"versions": _provenance.versions()}
-        _add(name, record, Record(arrays, provenance), _folder(folder))
-        made.append(record)
-    return made
+        stored.append(record)
+    return stored
 
 
 def missing(name: str, configs: Mapping[str, dict], *, folder: str | Path | None = None) -> list[str]:
@@ -231,6 +235,15 @@ def _stored(name: str, folder: Path) -> dict[str, Record]:
 
 def _has(table: dict[str, Record], record: str, config: dict) -> bool:
     return record in table and table[record].provenance["config"].get("steps", 0) >= config.get("steps", 0)
+
+
+def _made(make: Callable, config: dict) -> Record:
+    """A record, with how it was obtained."""
+    start = time.perf_counter()
+    provenance = {"config": config, "precision": _provenance.precision(), "commit": _provenance.commit()}
+    arrays = {key: np.asarray(value) for key, value in make(config).items()}
+    provenance |= {"seconds": round(time.perf_counter() - start, 3), "device": device()}
+    return Record(arrays, provenance | {"versions": _provenance.versions()})
 
 
 def _add(name: str, record: str, new: Record, folder: Path) -> None:

@@ -1,9 +1,13 @@
 """What the experiments have in common: a command line, training, gradient descent."""
 
 import argparse
+import contextlib
+import importlib
 import inspect
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,7 +27,10 @@ RECORD_EVERY = 200
 
 
 def command_line(main: Callable, **choices: Iterable[str]) -> None:
-    """Call ``main`` with an option for each of its arguments; the default says its type, and whether it is a list."""
+    """Call ``main`` with an option for each of its arguments; the default says its type, and whether it is a list.
+
+    ``--dask`` or ``--scheduler ADDRESS`` lets workers make the records, several at a time.
+    """
     parser = argparse.ArgumentParser(
         description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,7 +41,49 @@ def command_line(main: Callable, **choices: Iterable[str]) -> None:
             f"--{name}", default=default, type=type(default[0] if several else default),
             nargs="+" if several else None, choices=choices.get(name),
         )  # fmt: skip
-    main(**vars(parser.parse_args()))
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--dask", action="store_true", help="make records side by side, one per core of this machine")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="make records on the workers of this Dask scheduler")
+    options = vars(parser.parse_args())
+    dask, address = options.pop("dask"), options.pop("scheduler")
+    if not (dask or address):
+        main(**options)
+        return
+    try:
+        import distributed  # noqa: F401
+    except ModuleNotFoundError:
+        parser.error("`--dask` and `--scheduler` need Dask: pip install 'pinn-analysis[dask]'")
+    with workers(address):
+        _importable(main)(**options)
+
+
+@contextlib.contextmanager
+def workers(address: str | None) -> Iterator[None]:
+    """A Dask client of the scheduler at an address; without one, of a cluster with a worker for each core."""
+    from distributed import Client, LocalCluster, WorkerPlugin
+
+    class OneCore(WorkerPlugin):
+        """Without it, each worker computes on all cores, and they wait for each other."""
+
+        def setup(self, worker) -> None:
+            if hasattr(os, "sched_setaffinity"):
+                cores = sorted(os.sched_getaffinity(0))
+                os.sched_setaffinity(0, {cores[int(worker.name) % len(cores)]})
+
+    if address:
+        with Client(address):
+            yield
+    else:
+        with LocalCluster(threads_per_worker=1, env={"JAX_PLATFORMS": "cpu"}) as cluster, Client(cluster) as client:
+            client.register_plugin(OneCore())
+            yield
+
+
+def _importable(main: Callable) -> Callable:
+    """``main`` of a script that is run, from the module of the same name: workers import what they are to make."""
+    if main.__module__ != "__main__":
+        return main
+    return getattr(importlib.import_module(Path(inspect.getfile(main)).stem), main.__name__)
 
 
 def settings(**own) -> dict:

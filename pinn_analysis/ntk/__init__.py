@@ -13,6 +13,7 @@ Shapes: ``n`` points (rows of all terms together), ``d`` inputs, ``p`` parameter
 """
 
 from pinn_analysis.ntk._blocks import KernelBlocks as KernelBlocks
+from pinn_analysis.ntk._devices import shard as shard
 from pinn_analysis.ntk._limit import infinite as infinite
 from pinn_analysis.ntk._operator import (
     KernelOperator as KernelOperator,

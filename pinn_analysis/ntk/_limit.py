@@ -4,21 +4,24 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from pinn_analysis._functions import as_pytree
 from pinn_analysis._programs import deduplicated
 from pinn_analysis.networks import _limit
-from pinn_analysis.ntk import _lines
+from pinn_analysis.ntk import _devices, _lines
 from pinn_analysis.ntk._blocks import KernelBlocks, mirror, untrained
 from pinn_analysis.operators import Field, Operator, linearize
 from pinn_analysis.problems import Problem, check_points
 from pinn_analysis.problems._condition import check_operator
+from pinn_analysis.problems._core import is_finite
 from pinn_analysis.problems._field_shape import Shape, Zero, field_shape, waves
 
 TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
@@ -45,7 +48,8 @@ def infinite(
     Args:
         problem: its operators; targets do not matter.
         kernel_fn: ``kernel_fn(x1, x2, get)`` as of neural-tangents, `Network.kernel_fn`.
-        points: ``(n_i, d)`` for each condition, converted to float64.
+        points: ``(n_i, d)`` for each condition, converted to float64; over several devices (`shard`), each of
+            these makes and keeps rows of its own.
         field: where to linearise the operators, if one is nonlinear.
         get: ``"ntk"``, or ``"nngp"`` for the covariance of the ``L_i u`` of the initial field.
 
@@ -69,6 +73,8 @@ def infinite(
             'run `jax.config.update("jax_enable_x64", True)` before the first JAX operation.'
         )
     points = {name: x.astype(jnp.float64) for name, x in points.items()}
+    if mesh := _devices.mesh_of(points.values()):
+        points = _devices.replicated(points, mesh)
     mend = "pass `field=`, any field with that many, such as `lambda x: jnp.zeros(3)`"
     shape = field_shape(problem, points, field, mend=mend)
     operators, orders, places = {}, {}, {}
@@ -96,24 +102,43 @@ def infinite(
     kernel_fn = as_pytree(kernel_fn)
 
     def block(a: str, b: str) -> Array:
-        both = None if a == b else points[b]
         options = {"shape": shape, "orders": (orders[a], orders[b]), "variance": variance, "get": get}
-        return _block((operators[a], operators[b]), kernel_fn, points[a], both, **options)
+        both = operators[a], operators[b]
+        if mesh:
+            return _block_by_rows(both, kernel_fn, points[a], points[b], mesh=mesh, **options)
+        return _block(both, kernel_fn, points[a], None if a == b else points[b], **options)
 
+    sizes = tuple(_row_count(operators[name], points[name], shape) for name in names)
+    if mesh:
+        _devices.check_matrix(sizes, sum(sizes), np.dtype(float).itemsize, mesh)
     rows = [[block(a, b) for b in names[: i + 1]] for i, a in enumerate(names)]
-    matrix = jax.jit(mirror)(rows)
-    if not isinstance(matrix, jax.core.Tracer) and not np.isfinite(np.asarray(matrix)).all():
+    matrix = _devices.assembled(rows, rows=sizes, columns=None, mesh=mesh) if mesh else jax.jit(mirror)(rows)
+    if not is_finite(matrix):
         raise ValueError(
             "The kernel is not finite.  Its activations need a positive variance at every point: "
             "use `bias_std > 0`, or keep away from the origin.  An operator that takes the field elsewhere "
             "needs variances there that are not larger than at the points."
         )
-    sizes = tuple(len(row[-1]) for row in rows)
     return KernelBlocks(matrix, tuple(names), sizes, untrained(problem))
+
+
+def _row_count(operator: tuple, points: Points, shape: Shape) -> int:
+    first = jax.tree.map(lambda x: _like(x[0]), points)
+    values = jax.eval_shape(lambda x: jnp.ravel(_lines.linear(*operator)(Zero(shape))(x)), first)
+    return values.size * len(jax.tree.leaves(points)[0])
 
 
 def _like(x: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "shape", "orders", "variance", "get"))
+def _block_by_rows(
+    operators: tuple, kernel_fn: Callable, x_i: Points, x_j: Points, *, mesh: Mesh, **options: Any
+) -> Array:
+    """`_block`, its rows divided among devices."""
+    rows = lambda x, y, operators, kernel_fn: _block(operators, kernel_fn, x, y, **options)
+    return _devices.by_rows(mesh, rows, x_i, x_j, operators, kernel_fn)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "orders", "variance", "get"))
@@ -151,7 +176,7 @@ def _block(
 
     # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
     size = TILE if sum(orders) <= 4 else TILE // 4
-    tiles_i, tiles_j = _tiles(x_i, size), _tiles(x_i if x_j is None else x_j, size)
+    tiles_i, tiles_j = _devices.tiles(x_i, size), _devices.tiles(x_i if x_j is None else x_j, size)
     count_i, count_j = (len(jax.tree.leaves(tiles)[0]) for tiles in (tiles_i, tiles_j))
     ends = [i + 1 if x_j is None else count_j for i in range(count_i)]
     i, j = np.array([(i, j) for i, end in enumerate(ends) for j in range(end)]).T
@@ -168,18 +193,6 @@ def _block(
     matrix = whole.transpose(0, 2, 4, 1, 3, 5).reshape(count_i * tiles.shape[1] * q_i, -1)
     n_i, n_j = (len(jax.tree.leaves(x)[0]) for x in (x_i, x_i if x_j is None else x_j))
     return matrix[: n_i * q_i, : n_j * q_j]
-
-
-def _tiles(x: Points, most: int) -> Points:
-    """Points in groups of at most ``most``, ``(groups, size, ...)``; the last one is filled up with its last point."""
-
-    def of_array(x: Array) -> Array:
-        groups = -(-len(x) // most)
-        size = -(-len(x) // groups)
-        padded = jnp.pad(x, [(0, groups * size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
-        return padded.reshape(groups, size, *x.shape[1:])
-
-    return jax.tree.map(of_array, x)
 
 
 def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: Mapping[str, int]) -> float | None:

@@ -14,12 +14,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _rows
+from pinn_analysis.ntk import _devices, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
-ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
 SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
 METHODS = ("auto", "jacobian", "structured")
 
@@ -27,7 +26,7 @@ METHODS = ("auto", "jacobian", "structured")
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["operators", "apply", "params", "points"],
-    meta_fields=["names", "sizes", "untrained", "batch_size"],
+    meta_fields=["names", "sizes", "untrained", "batch_size", "mesh"],
 )
 @dataclasses.dataclass(frozen=True)
 class KernelOperator(JacobianRows):
@@ -40,7 +39,7 @@ class KernelOperator(JacobianRows):
     def linear(self) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
         """``v -> K v``, linearised once where memory allows: for many products within one compiled function."""
         with jax.default_matmul_precision("highest"):
-            pull, push = _rows.passes(self)
+            pull, push = _rows.passes(self) if self.mesh is None else _sharded.passes(self)
 
         def product(v: Float[Array, " n"]) -> Float[Array, " n"]:
             with jax.default_matmul_precision("highest"):
@@ -93,7 +92,8 @@ class KernelOperator(JacobianRows):
         parts = []
         for term in (self.only(name) for name in self.names):
             structured = _rows.structure_helps(term, _rows.structured_diagonal)
-            parts.append((_rows.structured_diagonal if structured else _rows.jacobian_diagonal)(term))
+            squared_norms = _rows.structured_diagonal if structured else _rows.jacobian_diagonal
+            parts.append(squared_norms(term) if self.mesh is None else _sharded.diagonal(term, squared_norms))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -115,11 +115,14 @@ class KernelOperator(JacobianRows):
         Raises:
             ValueError: as `dense`, of either side; two networks for ``method="structured"``.
         """
-        gram, left, right = _plan(self, other, method, batch_size)
-        matrix = _Matrix(sum(self.sizes), sum(other.sizes))
-        for (i, a), (j, b) in itertools.product(_placed(left), _placed(right)):
-            matrix.put(gram(a, b), i, j)
-        matrix = matrix.whole
+        if self.mesh or other.mesh:
+            matrix = _by_devices(self, other, method, batch_size)
+        else:
+            gram, left, right = _plan(self, other, method, batch_size)
+            tiles = _Matrix(sum(self.sizes), sum(other.sizes))
+            for (i, a), (j, b) in itertools.product(_placed(left), _placed(right)):
+                tiles.put(gram(a, b), i, j)
+            matrix = tiles.whole
         if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
@@ -134,6 +137,11 @@ class KernelOperator(JacobianRows):
             ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
                 an entry of it is not finite.
         """
+        matrix = _by_devices(self, None, method, batch_size) if self.mesh else self._tiled(method, batch_size)
+        self._check_finite(jnp.diagonal(matrix))
+        return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
+
+    def _tiled(self, method: str, batch_size: int | None) -> Float[Array, "n n"]:
         gram, parts, _ = _plan(self, None, method, batch_size)
         matrix = _Matrix(sum(self.sizes), sum(self.sizes))
         for before, (i, a) in enumerate(_placed(parts)):
@@ -142,9 +150,7 @@ class KernelOperator(JacobianRows):
                 tile = gram(a, b)
                 matrix.put(tile, i, j)
                 matrix.put(tile.T, j, i)
-        matrix = matrix.whole
-        self._check_finite(jnp.diagonal(matrix))
-        return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
+        return matrix.whole
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
         if not fails(jnp.isfinite(diagonal).all()):
@@ -177,7 +183,7 @@ def operator(
         problem: its operators give the rows; targets do not matter.
         apply: ``apply(params, x)``, any function of any pytree of floating-point arrays.
         params: the parameters that the rows are derivatives with respect to.
-        points: ``(n_i, d)`` for each condition.
+        points: ``(n_i, d)`` for each condition; over several devices (`shard`), they divide the rows among these.
         batch_size: rows of a term at a time, in products, diagonal, and blocks; by default what a bounded
             workspace holds (`KernelOperator.mv`), of the diagonal 32.
 
@@ -189,9 +195,11 @@ def operator(
     names = tuple(problem.conditions)
     operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
     params, x = at_least_single((params, tuple(checked[name] for name in names)))
-    apply = as_pytree(apply)
+    apply, mesh = as_pytree(apply), _devices.mesh_of(x)
+    if mesh:
+        operators, apply, params, x = _devices.replicated((operators, apply, params, x), mesh)
     sizes = tuple(len(y) * _rows.components(o, apply, params, y) for o, y in zip(operators, x, strict=True))
-    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem), batch_size)
+    return KernelOperator(operators, apply, params, x, names, sizes, untrained(problem), batch_size, mesh)
 
 
 def empirical(
@@ -248,8 +256,7 @@ def _plan(
     left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
 ) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
     """How to multiply rows out, and the parts of both sides to do it with."""
-    if method not in METHODS:
-        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
+    gram = _gram(left, right, method)
     _check_batch_size(batch_size)
     batch_size = left.batch_size if batch_size is None else batch_size
     other = left if right is None else right
@@ -261,23 +268,43 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * ENTRY * itemsize))
-    same = right is None or _same_network(left, right)
-    if method == "structured" and not same:
-        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
-    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
-    if method == "auto" and same:
-        helps = all(_rows.structure_helps(t, _rows.structured_gram, None) for side in terms.values() for t in side)
-        method = "structured" if helps else "jacobian"
-    if method == "structured":
-        gram, batch_size = _rows.structured_gram, batch_size or max(1, tile)
+    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * _rows.ENTRY * itemsize))
+    if gram is _rows.structured_gram:
+        batch_size = batch_size or max(1, tile)
     else:
-        gram, most = _rows.jacobian_gram, memory // (8 * max(left.parameters(), 1) * itemsize)
+        most = memory // (8 * max(left.parameters(), 1) * itemsize)
         if batch_size is None and n + m <= most and small:
             return gram, [left], [other]
         batch_size = batch_size or max(1, min(most, tile))
+    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
     batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
+
+
+def _gram(left: KernelOperator, right: KernelOperator | None, method: str) -> Callable:
+    """How to multiply out the rows of two terms."""
+    if method not in METHODS:
+        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
+    same = right is None or _same_network(left, right)
+    if method == "structured" and not same:
+        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
+    if method == "auto" and same:
+        terms = [side.only(name) for side in (left, left if right is None else right) for name in side.names]
+        helps = all(_rows.structure_helps(term, _rows.structured_gram, None) for term in terms)
+        method = "structured" if helps else "jacobian"
+    return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
+
+
+def _by_devices(
+    left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
+) -> Float[Array, "n m"]:
+    """The matrix over several devices."""
+    sides = [kernel for kernel in (left, right) if kernel]
+    mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
+    gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
+    _check_batch_size(batch_size)
+    left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
+    return _sharded.matrix(left, others[0] if others else None, gram, batch_size)
 
 
 class _Matrix:
@@ -335,5 +362,5 @@ def _itemsize(kernel: KernelOperator) -> int:
 
 def _memory() -> int:
     """Bytes of the device that kernels are computed on."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -14,6 +14,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from pinn_analysis import _neural_tangents
@@ -22,6 +23,7 @@ from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Apply
 
 FEW = 8  # Components with a pullback of their own; more are mapped over.
+ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
 POINTS = 32  # Points at a time, of which a diagonal keeps the rows.
 WORKSPACE = 2**28  # Bytes that the points of a product may keep between its passes, unless the caller sets a number.
 
@@ -39,6 +41,7 @@ class JacobianRows(Rows):
         sizes: number of rows of each term.
         untrained: the terms that training does not take in.
         batch_size: rows of a term that one pass of a product or a diagonal takes; None chooses it.
+        mesh: the devices that the points are divided among, if they are several.
     """
 
     operators: tuple[Operator, ...]
@@ -49,6 +52,7 @@ class JacobianRows(Rows):
     sizes: tuple[int, ...]
     untrained: tuple[str, ...] = ()
     batch_size: int | None = None
+    mesh: Mesh | None = None
 
     def values(self, params: PyTree) -> Float[Array, " n"]:
         """``L_i u(x)`` of all rows, the vector whose Jacobian they are."""
