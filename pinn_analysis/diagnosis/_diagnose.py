@@ -51,7 +51,7 @@ class Diagnosis:
     def weights(self) -> dict[str, float]:
         """Loss weights that balance the traces of the kernel, the largest rate having 1, for any library.
 
-        They belong to a loss of mean squares, ``Σ λ_i mean(r_i²)``, as of DeepXDE and PINA; for others the book has factors.
+        They belong to a loss of mean squares, ``Σ λ_i mean(r_i²)``, as of DeepXDE and PINA; others take factors.
 
         Raises:
             ValueError: the kernel was not measured.
