@@ -20,6 +20,7 @@ def libraries():
     jax.config.update("jax_enable_x64", x64)
 
 
+@pytest.mark.filterwarnings("default")  # Theirs.
 @pytest.mark.parametrize("name", ["deepxde", "jinns", "pina"])
 def test_a_library_reports_our_losses_times_the_factor_of_the_cheat_sheet(name, libraries):
     if importlib.util.find_spec(name) is None:
