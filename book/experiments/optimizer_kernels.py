@@ -1,6 +1,6 @@
 """Optimisers as changes of the kernel: the spectra of ``J P Jᵀ``, what they predict, and what training does.
 
-    python book/experiments/optimizer_kernels.py [--cases poisson helmholtz] [--seeds 5]
+    python book/experiments/optimizer_kernels.py [--cases poisson helmholtz] [--what spectra Adam] [--seeds 5]
 
 For chapter 27.  All optimisers have the same network, points and weights.  Record ``spectra``: at two steps of a run of
 Adam, the preconditioner that each would have, had it seen the gradients of that run; the decay that it predicts with
@@ -35,6 +35,7 @@ BOUNDARY_WEIGHT = 100.0
 RATE = 1e-2  # Of Adam, SOAP and Muon; in runs it falls to zero like a cosine.
 WATCHED = (10, 300)  # Steps of Adam at which the kernels are taken.
 AHEAD = 100
+FEWER = 10  # Of Gauss-Newton on the larger problem, whose steps are dear.
 OWN_STATE = ("Adam", "SOAP", "Muon")  # They go on with what they saw; the others start anew.
 MEMORY = 20
 FAR = 1e6  # Times the loss at the start: frozen, this optimiser diverges.
@@ -233,9 +234,11 @@ def lbfgs(state: PyTree) -> np.ndarray:
 def kernels(config: dict) -> dict:
     """Spectra, predictions and continuations at the watched steps, ``(seeds, ...)`` each."""
     setting, found = Setting(config["case"]), {}
-    run, ahead = watch(setting), np.arange(AHEAD + 1)
+    run, ahead = watch(setting), dict.fromkeys(STEPS, np.arange(AHEAD + 1))
+    if config["case"] == "helmholtz":
+        ahead["Gauss-Newton"] = np.arange(FEWER + 1)
     look = lambda state: setting.loss(state[0])
-    follow = {n: training.follow(setting.stepper(optimizer(n, None, 1.0)), look, ahead) for n in STEPS}
+    follow = {n: training.follow(setting.stepper(optimizer(n, None, 1.0)), look, ahead[n]) for n in STEPS}
     for seed in range(config["seeds"]):
         for last, (params, states) in zip(WATCHED, run(setting.start(seed)), strict=True):
             jacobian, s = np.asarray(setting.jacobian(params)), np.asarray(setting.rows(params))
@@ -305,10 +308,10 @@ def make(config: dict) -> dict:
     return kernels(config) if config["optimizer"] == "spectra" else whole_runs(config)
 
 
-def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 5) -> None:
+def main(cases: tuple[str, ...] = tuple(CASES), what: tuple[str, ...] = ("spectra", *STEPS), seeds: int = 5) -> None:
     configs = {}
     for case in cases:
-        for name in ("spectra", *STEPS):
+        for name in what:
             configs[f"{case} {name}"] = {
                 "case": case, "optimizer": name, "seeds": seeds, "steps": STEPS.get(name, max(WATCHED)),
                 "rate": RATE, "boundary_weight": BOUNDARY_WEIGHT, "hidden": HIDDEN,
@@ -317,4 +320,4 @@ def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    runs.command_line(main, cases=CASES)
+    runs.command_line(main, cases=CASES, what=("spectra", *STEPS))
