@@ -242,7 +242,8 @@ def unstable_step(measured: Measured, threshold: float) -> Seen | None:
 
 
 def _gap(measured: Measured, threshold: float) -> tuple[str, float] | None:
-    gap = measured["points"]["gap"]
+    missed = _missed(measured)  # A residual that is small beside the points, too, may be as much smaller at them.
+    gap = {name: by for name, by in measured["points"]["gap"].items() if missed[name] > MET}
     worst = _worst(gap)
     return None if worst is None or gap[worst] < threshold else (worst, gap[worst])
 
@@ -356,17 +357,20 @@ CAUSES: dict[str, Cause] = {
 }
 #: Right of all first findings of a cause, on the half of the battery that thresholds were not chosen on.
 CERTAINTY: dict[str, tuple[int, int]] = {
-    "wrong sign or coefficient": (3, 3),
-    "contradictory data": (1, 1),
-    "missing condition": (2, 2),
-    "saturated units": (1, 1),
-    "collapsed constraint": (1, 1),
-    "units of terms": (1, 1),
-    "unstable step": (2, 2),
-    "too few points": (1, 1),
-    "overfitted points": (2, 2),
-    "weak term": (1, 2),
-    "frequency too high": (1, 1),
+    "wrong sign or coefficient": (12, 12),
+    "contradictory data": (6, 6),
+    "missing condition": (6, 6),
+    "precision": (6, 6),
+    "inputs not scaled": (6, 6),
+    "unstable step": (6, 6),
+    "saturated units": (6, 6),
+    "collapsed constraint": (6, 6),
+    "units of terms": (6, 6),
+    "too few points": (6, 8),
+    "overfitted points": (6, 6),
+    "weak term": (6, 6),
+    "frequency too high": (4, 4),
+    "too few steps": (5, 5),
 }
 
 
