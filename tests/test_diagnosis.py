@@ -95,6 +95,17 @@ def test_the_coefficient_that_fits_the_solution_is_found():
     assert before == 2 and fits == pytest.approx(3, rel=1e-6)
 
 
+def test_a_field_fits_the_number_that_it_was_trained_with():
+    right, other = (problems.helmholtz_2d(1, 1, k=k) for k in (3, 2))
+    exact = mlp((2, 4, 1))._replace(apply=lambda params, x: right.solution(x) + 0 * params[0]["bias"][0])
+    ((name, found),) = _measure.sweep(_case(right, exact), {}).items()
+    assert name == "residual" and found["now"] == 3 and found["fits"] == pytest.approx(3, rel=1e-9)
+    assert np.argmin(found["residuals"]) == found["numbers"].index(3) and found["residuals"][2] < 1e-10
+    ((_, found),) = _measure.sweep(_case(right.replaced(residual=right.conditions["residual"]._replace(
+        operator=other.conditions["residual"].operator)), exact), {}).items()  # fmt: skip
+    assert found["now"] == 2 and found["fits"] == pytest.approx(3, rel=1e-6)
+
+
 def _case(problem, network, solution=None):
     points = problem.sample(jax.random.key(0), 20)
     params = network.init(jax.random.key(0))

@@ -4,7 +4,7 @@ Shapes: ``n`` rows of all terms together, ``d`` inputs.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,13 +19,14 @@ from pinn_analysis import convergence, curvature, gradients, ntk, problems, solv
 from pinn_analysis.diagnosis import _activations
 from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
 from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
-from pinn_analysis.operators import Operator, identity
+from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems import Condition, faces
 from pinn_analysis.solving._linear import rms
 
 ROWS = 800  # Of a kernel that is diagonalised.
 TEST_ROWS = 200  # Of one that is computed twice.
 STUCK = 10_000  # Steps after which a mode that is left counts as one that does not move.
+SWEEP = (0.5, 0.8, 1.0, 1.25, 2.0)  # Times a number in an operator.
 TRIAL_STEPS = 200
 TRIAL_RECORDS = 20
 HARD = 1e-12  # Of the largest entry of the output's kernel: where a network cannot move at all.
@@ -102,30 +103,60 @@ def _of_values(condition: Condition, case: Case) -> bool:
     return bool(jnp.allclose(condition.operator(bump)(x), condition.operator(case.field)(x)))
 
 
-def _coefficients(case: Case) -> dict[str, tuple[float, float]]:
-    """Numbers in an operator as they are and as they fit the solution, for operators that are pytrees of one number."""
+def sweep(case: Case, _: Measured) -> dict[str, Any]:
+    """Terms whose operator has one number in it: residuals of the network with others, and the one that fits it.
+
+    A network that was trained well fits the number it was trained with, whatever the right one is; where data are
+    among the terms, another one that fits better is theirs.
+    """
     found = {}
+    for name, number, left in _numbers(case, case.field):
+        swept = [factor * number for factor in SWEEP]
+        found[name] = {
+            "now": number, "fits": _fitted(number, left), "numbers": swept,
+            "residuals": [rms(left(jnp.asarray(c))) for c in swept],
+        }  # fmt: skip
+    return found
+
+
+def _coefficients(case: Case) -> dict[str, tuple[float, float]]:
+    """Numbers in an operator as they are and as they fit the solution, where that leaves a tenth or less."""
+    found = {}
+    for name, number, left in _numbers(case, case.solution):
+        fits = _fitted(number, left)
+        if rms(left(jnp.asarray(fits))) < 0.1 * rms(left(jnp.asarray(number))):
+            found[name] = (number, fits)
+    return found
+
+
+def _numbers(case: Case, field: Field) -> Iterator[tuple[str, float, Callable[[Array], Array]]]:
+    """Terms whose operator is a pytree of one number, the number, and residuals of the field with any other."""
     for name, condition in case.problem.conditions.items():
         leaves, tree = jax.tree.flatten(condition.operator)
         if len(leaves) != 1 or callable(leaves[0]) or np.ndim(leaves[0]):
             continue
 
+        @jax.jit
         def left(c, name=name, condition=condition, tree=tree):
             changed = condition._replace(operator=jax.tree.unflatten(tree, [c]))
             alone = case.problem._replace(conditions={name: changed})
-            return alone.residuals(case.solution, {name: case.held_out[name]})[name]
+            return alone.residuals(field, {name: case.held_out[name]})[name]
 
-        @jax.jit
-        def gauss_newton(c, left=left):
-            slope = jax.jacfwd(left)(c)
-            return c - jnp.vdot(slope, left(c)) / jnp.sum(slope**2)
+        yield name, float(leaves[0]), left
 
-        c = jnp.asarray(leaves[0], float)
-        for _ in range(20):
-            c = gauss_newton(c)
-        if rms(left(c)) < 0.1 * rms(left(jnp.asarray(leaves[0], float))):
-            found[name] = (float(leaves[0]), float(c))
-    return found
+
+def _fitted(number: float, left: Callable[[Array], Array]) -> float:
+    """Where the residuals are smallest, by Gauss-Newton."""
+
+    @jax.jit
+    def advance(c):
+        slope = jax.jacfwd(left)(c)
+        return c - jnp.vdot(slope, left(c)) / jnp.sum(slope**2)
+
+    c = jnp.asarray(number)
+    for _ in range(20):
+        c = advance(c)
+    return float(c)
 
 
 def kernel(case: Case, _: Measured) -> dict[str, Any]:
@@ -347,6 +378,7 @@ MEASUREMENTS: dict[str, Callable[[Case, Measured], dict[str, Any]]] = {
     "reference": reference,
     "error": error,
     "substitution": substitution,
+    "sweep": sweep,
     "kernel": kernel,
     "inputs": inputs,
     "precision": precision,

@@ -70,6 +70,15 @@ def trust(diagnosis: Any) -> list[str]:
     ]
 
 
+def numbers(diagnosis: Any) -> list[str]:
+    """Which number in an operator the network fits, in a line each."""
+    swept = diagnosis.measured.get("sweep", {})
+    return [
+        f"(in the operator of {name!r} stands {found['now']:.6g}; the network, as it is, fits {found['fits']:.6g})"
+        for name, found in swept.items()
+    ]
+
+
 def text(diagnosis: Any) -> str:
     """The findings, each with number, threshold, certainty, advice and gain; the terms; what is missing."""
     lines = [verdict(diagnosis), ""]
@@ -89,6 +98,7 @@ def text(diagnosis: Any) -> str:
             "(steps of gradient descent at half the largest stable rate, weights in use, as the kernel predicts)"
         )
     lines += trust(diagnosis)
+    lines += numbers(diagnosis)
     lines += [f"not measured: {name}: {why}" for name, why in diagnosis.not_measured.items()]
     return "\n".join(lines)
 
@@ -113,7 +123,7 @@ def html(diagnosis: Any, figure: str) -> str:
         f"<h1>{e(diagnosis.problem)}</h1><p>{e(verdict(diagnosis))}</p>{findings}"
         f'<figure role="img" aria-label="Residuals, spectrum, steps and error">{figure}</figure>'
         f"<h2>Terms</h2><table>{rows}</table>"
-        + "".join(f"<p>{e(line)}</p>" for line in trust(diagnosis))
+        + "".join(f"<p>{e(line)}</p>" for line in trust(diagnosis) + numbers(diagnosis))
         + (f"<h2>Not measured</h2><ul>{missing}</ul>" if missing else "")
         + "</html>\n"
     )
