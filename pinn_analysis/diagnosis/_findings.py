@@ -11,7 +11,7 @@ from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 
 BATTERY = "book/experiments/diagnosis_battery.py"
 HEALTHY = 0.03  # Relative error of a network that there is nothing to say about.
-MET = 0.1  # A term is met that is missed by less, of what an error of 100 % would leave.
+MET = HEALTHY  # A term is met that is missed by less, of what an error of 100 % would leave.
 SOLVED = 0.03  # An estimate of the error with which solving without training is the advice.
 ILL_POSED = 1e5  # Two fields so much further apart than either is from meeting the terms are two solutions.
 
