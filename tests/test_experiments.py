@@ -46,6 +46,14 @@ SMALLEST = {
             **{"FULL_BATCH": 8, "BATCH": 2, "SMALL": (3,), "SCALES": (1.0,)},
         },
     ),
+    "hard_constraints": (
+        {"cases": ("poisson",), "seeds": 1},
+        {
+            **{"FACTORS": ("1",), "BY_ADAM": ("1",), "WEIGHTS": (1.0,), "STEPS": {"descent": 2, "adam": 2}},
+            **{"WIDTHS": (3, 2), "HIDDEN": {"poisson": (3,)}},
+            **{"GRIDS": {"poisson": (4,)}, "KERNEL_GRIDS": {"poisson": (4,)}},
+        },
+    ),
     "hessian": (
         {"width": 3, "steps": 2, "seeds": 1, "cases": ("helmholtz_1_M1",)},
         {"HIDDEN_LAYERS": 1, "PRODUCTS": 2},
@@ -66,6 +74,10 @@ SMALLEST = {
         },
     ),
     "ntk_theory": ({"layers": (1,), "widest": 100}, {"WIDTHS": (10,), "TIMES": (1e-5, 2e-5), "SPECTRA": (10,)}),
+    "optimizer_kernels": (
+        {"cases": ("poisson",), "what": ("spectra", "Adam"), "seeds": 1},
+        {"STEPS": {"Adam": 2}, "HIDDEN": (3,), "GRIDS": {"poisson": (4,)}, "WATCHED": (3, 4), "AHEAD": 2, "FEWER": 1},
+    ),
     "poisson_calibration": (
         {"seeds": 2, "steps": 2, "weights": (1,)},
         {"WIDTH": 3, "BEYOND": {"standard": (), "ntk": ()}},

@@ -352,7 +352,7 @@ def test_a_large_matrix_is_made_in_tiles_in_its_place(case, monkeypatch):
 
     monkeypatch.setattr(ntk._operator, "SMALL", 100)
     monkeypatch.setattr(ntk._operator, "_written", watched)
-    monkeypatch.setattr(ntk._operator, "ENTRY", 10**8)
+    monkeypatch.setattr(ntk._rows, "ENTRY", 10**8)
     monkeypatch.setattr(ntk._operator, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
     assert error(kernel.dense().matrix, exact) <= ROUNDING
     assert error(kernel.cross(kernel), exact) <= ROUNDING

@@ -148,7 +148,7 @@ def predict(case: str, arm: dict, steps: np.ndarray) -> dict:
         ratio = float(traces["residual"] / found.sizes[1] / (traces["boundary"] / found.sizes[0]))
     return counts | {
         "predicted": np.concatenate(error), "rate": rate, "values": values, "trace_ratio": ratio,
-        "effective_rank": spectra.effective_rank(values), "condition": values[0] / values[values > 0][-1],
+        "effective_rank": spectra.effective_rank(jnp.asarray(values)), "condition": values[0] / values[values > 0][-1],
     }  # fmt: skip
 
 
