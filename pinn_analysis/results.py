@@ -60,7 +60,7 @@ def fill(
     A run that is cut off loses the record in progress, no other; several processes may fill the same table.
     A config may have ``"steps"``: then a longer run takes the place of a shorter one.
 
-    Where a `distributed.Client` is open, each record is a task of its cluster: made by a worker in this process's
+    Where a ``distributed.Client`` is open, each record is a task of its cluster: made by a worker in this process's
     precision, with the device, versions and commit of the worker, and stored by this process as soon as it is
     there.  A worker that dies repeats its record on another; what a record raises is raised after all others.
 
