@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from pinn_analysis import _neural_tangents
+from pinn_analysis.ntk import _devices
 from pinn_analysis.ntk._blocks import Rows
 from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Apply
@@ -151,7 +152,7 @@ def _batched_passes(kernel: JacobianRows, points: tuple[int, ...]) -> Passes:
 
     A product of both is the work of 6 evaluations of the rows, instead of 4.
     """
-    params, batches = kernel.params, [_in_batches(x, n) for x, n in zip(kernel.points, points, strict=True)]
+    params, batches = kernel.params, [_devices.tiles(x, n) for x, n in zip(kernel.points, points, strict=True)]
 
     def pull(v: Float[Array, " n"]) -> PyTree:
         total = jax.tree.map(jnp.zeros_like, params)
@@ -175,13 +176,6 @@ def _batched_passes(kernel: JacobianRows, points: tuple[int, ...]) -> Passes:
         return jnp.concatenate([each[:n] for each, n in zip(pushed, kernel.sizes, strict=True)])
 
     return Passes(pull, push)
-
-
-def _in_batches(x: Float[Array, "n d"], size: int) -> Float[Array, "k m d"]:
-    """Points in batches of one length, as even as may be; the last one is filled up by its last point."""
-    count = -(-len(x) // size)
-    size = -(-len(x) // count)
-    return jnp.pad(x, ((0, count * size - len(x)), (0, 0)), mode="edge").reshape(count, size, -1)
 
 
 @jax.jit
