@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pinn_analysis import problems, results
 from pinn_analysis.diagnosis import _report
 from pinn_analysis.diagnosis._case import TEST, Case
 from pinn_analysis.diagnosis._findings import Finding, find
-from pinn_analysis.diagnosis._measure import MEASUREMENTS
+from pinn_analysis.diagnosis._measure import LANES, MEASUREMENTS
 from pinn_analysis.operators import Field
 from pinn_analysis.problems import Apply, Problem, box
 from pinn_analysis.weight_rules import trained
@@ -92,8 +93,9 @@ def diagnose(
 ) -> Diagnosis:
     """Why a PINN does not train, how sure that is, and what to do.
 
-    Everything is measured in float64 on copies; a measurement that fails takes no other with it.  Nothing
-    is found in a network whose relative error is below 3 %, but for what is wrong with the problem itself.
+    Everything is measured in float64 on copies, what concerns the problem beside what concerns its training,
+    on two cores; a measurement that fails takes no other with it.  Nothing is found in a network whose relative
+    error is below 3 %, but for what is wrong with the problem itself.
 
     Args:
         problem: what is to be solved; terms that are not trained are left out.
@@ -105,7 +107,7 @@ def diagnose(
         solution: ``x -> u(x)`` if known; that of ``problem`` if not given.
         budget: seconds after which no further measurement is begun.
         leave_out: names of measurements not to make, out of `Diagnosis.measured`.
-        progress: called with the name of each measurement as it begins.
+        progress: called with the name of each measurement as it begins, of two at a time.
 
     Raises:
         ValueError: see `problems.check`; weights that do not fit; a budget not above 0; an unknown measurement.
@@ -122,27 +124,37 @@ def diagnose(
     problems.check_weights(weights)
     points = problems.check(problem, apply, params, points)
     given, x64 = (problem, params, points), bool(jax.config.read("jax_enable_x64"))
-    begun, measured, missing, seconds = time.perf_counter(), {}, {}, {}
+    begun, measured, missing, seconds = time.perf_counter(), {"weights": weights}, {}, {}
+    device = jax.config.jax_default_device
     with jax.enable_x64(True):
         case = _case(given, x64, apply, weights, optimizer, solution)
-        measured["weights"] = weights
-        for name, function in MEASUREMENTS.items():
-            start = time.perf_counter()
-            if name in leave_out:
-                missing[name] = "left out"
-                continue
-            if start - begun > budget:
-                missing[name] = f"the budget of {budget:g} s was spent"
-                continue
-            if progress is not None:
-                progress(name)
-            try:
-                measured[name] = function(case, measured)
-            except KeyError as error:
-                missing[name] = f"needs {error.args[0]!r}, which is not measured" if error.args else "KeyError"
-            except Exception as error:  # Whatever it is, the others go on.
-                missing[name] = f"{type(error).__name__}: {error}"[:300]
-            seconds[name] = time.perf_counter() - start
+
+    def measure(lane: Sequence[str]) -> None:
+        with jax.enable_x64(True), jax.default_device(device):  # A thread begins with JAX's own settings.
+            for name in lane:
+                start = time.perf_counter()
+                if name in leave_out:
+                    missing[name] = "left out"
+                    continue
+                if start - begun > budget:
+                    missing[name] = f"the budget of {budget:g} s was spent"
+                    continue
+                if progress is not None:
+                    progress(name)
+                try:
+                    measured[name] = MEASUREMENTS[name](case, measured)
+                except KeyError as error:
+                    missing[name] = f"needs {error.args[0]!r}, which is not measured" if error.args else "KeyError"
+                except Exception as error:  # Whatever it is, the others go on.
+                    missing[name] = f"{type(error).__name__}: {error}"[:300]
+                seconds[name] = time.perf_counter() - start
+
+    with ThreadPoolExecutor(len(LANES)) as pool:  # Tracing, compiling and LAPACK take one core each.
+        try:
+            list(pool.map(measure, LANES))
+        except BaseException:  # An interrupt, or `progress`: what has begun is ended, and no more is begun.
+            budget = 0.0
+            raise
     return Diagnosis(problem.name, find(measured), measured, missing, seconds, case.test)
 
 

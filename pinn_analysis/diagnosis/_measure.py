@@ -371,7 +371,7 @@ def points(case: Case, measured: Measured) -> dict[str, Any]:
     return found
 
 
-#: Name, function; in the order of what matters, and of what needs what.
+#: Name, function; in the order of what matters.
 MEASUREMENTS: dict[str, Callable[[Case, Measured], dict[str, Any]]] = {
     "residuals": residuals,
     "output": output,
@@ -388,3 +388,8 @@ MEASUREMENTS: dict[str, Callable[[Case, Measured], dict[str, Any]]] = {
     "gradients": pulls,
     "hessian": hessian,
 }
+#: Of the problem and of its training: in each what needs what, and nothing of the other.
+LANES = (
+    ("residuals", "output", "reference", "error", "substitution", "points"),
+    ("kernel", "step", "movement", "hessian", "sweep", "inputs", "precision", "gradients"),
+)

@@ -287,6 +287,7 @@ class _Field:
     rows: _Rows
     weights: tuple[Array, ...]
 
+    @jax.jit
     def __call__(self, x: Float[Array, " d"]) -> Array:
         parts = [row @ weight for row, weight in zip(self.rows(x), self.weights, strict=True)]
         return sum(parts).reshape(self.rows.shape)
@@ -301,6 +302,7 @@ class _Variance:
     root: Array
     size: float
 
+    @jax.jit
     def __call__(self, x: Float[Array, " d"]) -> Array:
         prior = self.rows.theta(x, x)
         explained = jnp.sum((self.root @ jnp.concatenate(self.rows(x), -1).T) ** 2, 0)
