@@ -1,0 +1,134 @@
+"""Why `solving.solve` stops at Allen-Cahn and the cavity: its features, or the way to the solution?
+
+    python book/experiments/solved_rough.py [--cases allen_cahn cavity_parabolic ...] [--seeds 3]
+
+For chapter 23.  Each case three times: the equation, solved with defaults; the known solution's values as the only
+condition, which is what the features can follow at best; and the equation once more with the features that the values
+chose, begun at the field that they gave.  Solutions are those of other methods: Fourier in space and an explicit
+Runge-Kutta pair of order 8 in time; finite differences (`cavity_reference`).
+"""
+
+import functools
+import itertools
+import time
+from typing import NamedTuple
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from pinn_analysis import Condition, identity, networks, problems, results, solving
+from pinn_analysis.problems import Problem, box
+from scipy.integrate import solve_ivp
+from scipy.interpolate import RectBivariateSpline
+
+import runs
+
+MODES, TIMES = 4096, 401
+WAYS = ("equation", "values", "equation from values")
+MEMORY = None  # Bytes for `solve`.
+
+
+class Known(NamedTuple):
+    """A solution on a grid: axes, and values ``(n, m, components)``."""
+
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+
+    def field(self, z: Array) -> Array:
+        """At a point, by cubic splines."""
+        splines = [RectBivariateSpline(self.x, self.y, part) for part in np.moveaxis(self.values, -1, 0)]
+        at = lambda z: np.stack([spline.ev(z[..., 0], z[..., 1]) for spline in splines], -1)
+        shape = jax.ShapeDtypeStruct((len(splines),), z.dtype)
+        u = jax.pure_callback(at, shape, z, vmap_method="expand_dims")
+        return u[0] if len(splines) == 1 else u
+
+
+@functools.cache
+def allen_cahn(modes: int = MODES) -> Known:
+    """``u_t = D u_xx + R (u - u³)``, periodic."""
+    x = np.linspace(-1, 1, modes, endpoint=False)
+    k = np.pi * np.arange(modes // 2 + 1)
+
+    def slope(_, u: np.ndarray) -> np.ndarray:
+        return np.fft.irfft(-1e-4 * k**2 * np.fft.rfft(u), modes) + 5 * (u - u**3)
+
+    t = np.linspace(0, 1, TIMES)
+    u = solve_ivp(slope, (0, 1), x**2 * np.cos(np.pi * x), "DOP853", t, rtol=1e-10, atol=1e-12, first_step=1e-5).y
+    return Known(np.append(x, 1), t, np.concatenate([u, u[:1]])[..., None])
+
+
+def cavity(lid: str) -> Known:
+    """Velocity."""
+    fields = results.records("cavity_reference")[lid].arrays["fields"]
+    x = np.linspace(0, 1, fields.shape[1])
+    return Known(x, x, np.moveaxis(fields[1:], 0, -1))
+
+
+def with_parabolic_lid(problem: Problem) -> Problem:
+    lid = lambda x: jnp.stack([jnp.where(x[1] >= 1, 4 * x[0] * (1 - x[0]), 0), jnp.zeros((), x.dtype)])
+    return problem._replace(
+        conditions=problem.conditions | {"boundary": problem.conditions["boundary"]._replace(target=lid)}
+    )
+
+
+CASES = {
+    "allen_cahn": (problems.allen_cahn, allen_cahn),
+    "cavity_parabolic": (
+        lambda: with_parabolic_lid(problems.lid_driven_cavity(formulation="velocity")),
+        functools.partial(cavity, "parabolic"),
+    ),
+    "cavity_uniform": (
+        lambda: problems.lid_driven_cavity(formulation="velocity"), functools.partial(cavity, "uniform"),
+    ),
+}  # fmt: skip
+
+
+def follow(problem: Problem, known: Known) -> Problem:
+    """The values of a known solution as the only condition; components beyond them are left alone."""
+    return problem._replace(conditions={"u": Condition(identity, known.field, box(*problem.domain))})
+
+
+def error(solution: solving.Solution, problem: Problem, known: Known) -> Array:
+    m = known.values.shape[-1]
+    field = solution.field if m == 1 else lambda x: solution.field(x)[:m]
+    return problems.relative_l2_error(field, known.field, problems.test_points(problem))
+
+
+def make(config: dict) -> dict:
+    make_problem, make_known = CASES[config["case"]]
+    problem, known, key = make_problem(), make_known(), jax.random.key(config["seed"])
+    start = time.perf_counter()
+    if config["way"] == "equation":
+        solution = solving.solve(problem, key=key, memory=MEMORY)
+    else:
+        solution = solving.solve(follow(problem, known), key=key, memory=MEMORY)
+    if config["way"] == "equation from values":
+        network = networks.Network(lambda _: solution.params, solution.field.func, None)
+        cover = solving._solve.cover(problem, key, 2 * int(solution.settings["points"]))
+        points = cover.take(int(solution.settings["points"]))
+        settings = solution.settings
+        solution = solving.least_squares(problem, network, points, key=key, params=solution.params)
+        solution.settings.update(settings)
+    residuals = {f"residual/{n}": np.sqrt(np.mean(np.square(r))) for n, r in solution.residuals.items()}
+    found = {name: np.asarray(value) for name, value in solution.settings.items()}
+    return found | residuals | {
+        "error": error(solution, problem, known), "error_estimate": solution.error_estimate, "rank": solution.rank,
+        "history": np.asarray(solution.history), "reason": solution.reason, "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+
+
+def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 3) -> None:
+    configs = {
+        f"{case} {way} {seed}": {"case": case, "way": way, "seed": seed, "solver": "defaults"}
+        for seed, case, way in itertools.product(range(seeds), cases, WAYS)
+    }
+    results.fill("solved_rough", configs, make)
+
+
+if __name__ == "__main__":
+    runs.command_line(main, cases=CASES)
