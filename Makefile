@@ -3,11 +3,13 @@
 
 export JAX_PLATFORMS ?= cpu
 # Compiled programs are kept, by program and versions, and shared by all test processes and notebook
-# kernels.  With a limit of size, JAX locks the folder, so that none reads what another is writing.
+# kernels: also the small ones, of which there are most.  A limit of size would make JAX look at the
+# whole folder whenever it writes.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/_build/jax_cache
-export JAX_COMPILATION_CACHE_MAX_SIZE ?= 2000000000
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
+# One that another process is writing just now is compiled again.
+export PYTHONWARNINGS ?= ignore:Error reading persistent compilation cache entry:UserWarning
 # JAX 0.9 takes the machine for another one at every program that it loads, and says so.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 PYTHON ?= python3

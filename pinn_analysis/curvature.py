@@ -36,6 +36,7 @@ from pinn_analysis.problems import (
     Apply,
     Condition,
     Problem,
+    as_data,
     at_least_single,
     check,
     check_names,
@@ -140,10 +141,7 @@ def matvecs(
     check_names(problem, dict.fromkeys(problem.conditions.keys() - trained.keys()) | dict(weights), "weights")
     check_weights(weights)
 
-    conditions = {  # As data: where points come from does not matter.
-        name: c._replace(operator=as_pytree(c.operator), target=as_pytree(c.target), sample=None)
-        for name, c in problem.conditions.items()
-    }
+    conditions = {name: as_data(condition) for name, condition in problem.conditions.items()}
 
     def product(scales: Mapping[str, ArrayLike]) -> Matvec:
         chosen, x = zip(*((conditions[name], points[name]) for name in scales), strict=True)

@@ -29,7 +29,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.problems import Apply, Problem, at_least_single, check, require_finite
+from pinn_analysis._functions import as_pytree
+from pinn_analysis.problems import Apply, Condition, Problem, as_data, at_least_single, check, require_finite
 
 
 class Statistics(NamedTuple):
@@ -66,18 +67,22 @@ def by_term(problem: Problem, apply: Apply, params: PyTree, points: Mapping[str,
     """
     points = at_least_single(check(problem, apply, params, points))
     params = at_least_single(params)
-    trained = {name: condition for name, condition in problem.conditions.items() if condition.trained}
-    problem, points = problem._replace(conditions=trained), {name: points[name] for name in trained}
-
-    def losses(params: PyTree) -> dict[str, Array]:
-        return problem.losses(functools.partial(apply, params), points)
-
-    values, pullback = jax.vjp(losses, params)
-    one = {name: jnp.ones_like(value) for name, value in values.items()}
-    zero = jax.tree.map(jnp.zeros_like, one)
-    found = {name: pullback(zero | {name: one[name]})[0] for name in values}
-    require_finite("Gradients are", found, problem, apply, params, points)
+    conditions = {name: as_data(c) for name, c in problem.conditions.items() if c.trained}
+    by_name = _by_term(conditions, as_pytree(apply), params, {name: points[name] for name in conditions})
+    found = {name: by_name[name] for name in conditions}  # `jax.jit` sorts the keys of dicts.
+    require_finite("Gradients are", found, problem.only(*conditions), apply, params, points)
     return found
+
+
+@jax.jit
+def _by_term(
+    conditions: dict[str, Condition], apply: Apply, params: PyTree, points: dict[str, Array]
+) -> dict[str, PyTree]:
+    def loss(params: PyTree, name: str) -> Array:
+        residual = conditions[name].residual(functools.partial(apply, params))
+        return jnp.mean(jax.vmap(residual)(points[name]) ** 2)
+
+    return {name: jax.grad(loss)(params, name) for name in conditions}
 
 
 def by_layer(gradient: PyTree) -> dict[str, Float[Array, " p_leaf"]]:

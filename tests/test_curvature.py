@@ -30,7 +30,7 @@ def exact_hessian(problem, apply, params, points, weights):
         losses = problem.losses(functools.partial(apply, unravel(flat)), points)
         return sum(weights[name] * value for name, value in losses.items())
 
-    return jax.hessian(loss)(flat)
+    return jax.jit(jax.hessian(loss))(flat)
 
 
 @pytest.fixture(scope="module")

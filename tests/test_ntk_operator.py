@@ -67,7 +67,7 @@ def jacobian(problem, apply, params, points):
         r = problem.residuals(functools.partial(apply, unravel(flat)), points)
         return jnp.concatenate([r[name] for name in problem.conditions])
 
-    return jax.jacrev(residuals)(flat)
+    return jax.jit(jax.jacrev(residuals))(flat)
 
 
 def error(matrix, exact):

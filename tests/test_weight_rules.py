@@ -77,7 +77,8 @@ def change(setting, **conditions):
 
 
 def ratios(setting):
-    table = weight_rules.table(weight_rules.measure(*setting))
+    problem, apply, *arrays = setting
+    table = jax.jit(lambda *arrays: weight_rules.table(weight_rules.measure(problem, apply, *arrays)))(*arrays)
     return {name: float(weights["boundary"] / weights["residual"]) for name, weights in table.items()}
 
 

@@ -37,7 +37,7 @@ Shapes: ``n`` points, ``d`` inputs.  Points are ``(n, d)``, one array per condit
 `data` have further columns for what was measured.
 """
 
-from pinn_analysis.problems._condition import Condition as Condition, Sampler as Sampler
+from pinn_analysis.problems._condition import Condition as Condition, Sampler as Sampler, as_data as as_data
 from pinn_analysis.problems._core import (
     Apply as Apply,
     Points as Points,

@@ -88,6 +88,11 @@ class _ScaledOperator:
         return _ScaledField(self.operator(u), self.factor)
 
 
+def as_data(condition: Condition) -> Condition:
+    """A condition that `jax.jit` takes as an argument; where its points come from does not matter there."""
+    return condition._replace(operator=as_pytree(condition.operator), target=as_pytree(condition.target), sample=None)
+
+
 def check_functions(name: str, condition: Condition) -> None:
     """Raise `ValueError` unless operator and target are functions."""
     for what, given, such in (

@@ -219,21 +219,21 @@ def check_params(params: PyTree) -> None:
                 "them (`equinox.partition`, `nnx.split(model, nnx.Param, ...)`, or a closure around `apply`), "
                 "and complex ones as two real ones."
             )
-        if not is_finite(leaf):
-            raise ValueError(f"params{name} contains NaN or infinity: the run that made them diverged.")
+    if not is_finite(params):
+        bad = next(jax.tree_util.keystr(path) for path, leaf in leaves if not is_finite(leaf))
+        raise ValueError(f"params{bad} contains NaN or infinity: the run that made them diverged.")
 
 
-def is_finite(x: ArrayLike) -> bool:
-    """Whether ``x`` is known to be finite, or not known yet; found on its device."""
-    if isinstance(x, jax.core.Tracer):
-        return True
+def is_finite(tree: PyTree) -> bool:
+    """Whether all arrays are known to be finite, or not known yet; found on their device."""
+    known = [leaf for leaf in jax.tree.leaves(tree) if not isinstance(leaf, jax.core.Tracer)]
     with jax.ensure_compile_time_eval():  # A constant of a function that is being traced is known.
-        return bool(_all_finite(x))
+        return not known or bool(_all_finite(known))
 
 
 @jax.jit
-def _all_finite(x: ArrayLike) -> Array:
-    return jnp.isfinite(x).all()
+def _all_finite(arrays: list[ArrayLike]) -> Array:
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in arrays]))
 
 
 def check(problem: Problem, apply: Apply, params: PyTree, points: Points) -> dict[str, Array]:

@@ -8,10 +8,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from pinn_analysis._functions import fails
 from pinn_analysis.operators import Field
 from pinn_analysis.problems._condition import Condition
-from pinn_analysis.problems._core import Apply, Points, Problem, check_points
+from pinn_analysis.problems._core import Apply, Points, Problem, check_points, is_finite
 
 
 def where_not_finite(values: Array) -> np.ndarray:
@@ -70,7 +69,7 @@ def explain_not_finite(problem: Problem, apply: Apply, params: PyTree, points: P
 
 def require_finite(what: str, values: PyTree, problem: Problem, apply: Apply, params: PyTree, points: Points) -> None:
     """Raise `ValueError` with `explain_not_finite` unless all ``values`` are finite, or not known yet."""
-    if fails(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]).all()):
+    if not is_finite(values):
         raise ValueError(f"{what} not finite.  {explain_not_finite(problem, apply, params, points)}")
 
 
