@@ -11,6 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from pinn_analysis import ntk, problems
@@ -300,7 +301,7 @@ class _Variance:
 
     rows: _Rows
     root: Array
-    size: float
+    size: ArrayLike
 
     @jax.jit
     def __call__(self, x: Float[Array, " d"]) -> Array:
