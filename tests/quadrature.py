@@ -14,55 +14,57 @@ from math import factorial
 import numpy as np
 from scipy.special import eval_hermitenorm, ndtr
 
-DERIVATIVES = 14  # φ and φ' are differentiated up to three times as often as a point is: six times, twelve times.
 
-
-def _tanh(z):
+def _tanh(z, count):
     t, p, out = np.tanh(z), np.polynomial.Polynomial([0, 1]), []
-    for _ in range(DERIVATIVES):
+    for _ in range(count):
         out.append(p(t))
         p = p.deriv() * np.polynomial.Polynomial([1, 0, -1])
     return np.stack(out)
 
 
-def _cdf(z):
+def _cdf(z, count):
     """The normal distribution function and its derivatives."""
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    return np.stack([ndtr(z)] + [(-1) ** k * eval_hermitenorm(k, z) * density for k in range(DERIVATIVES - 1)])
+    return np.stack([ndtr(z)] + [(-1) ** k * eval_hermitenorm(k, z) * density for k in range(count - 1)])
 
 
-def _erf(z):
-    values = _cdf(np.sqrt(2) * z)
+def _erf(z, count):
+    values = _cdf(np.sqrt(2) * z, count)
     return np.stack([2 * np.sqrt(2) ** k * value - (k == 0) for k, value in enumerate(values)])
 
 
-def _gelu(z):
-    values = _cdf(z)
-    return np.stack([z * values[k] + (k * values[k - 1] if k else 0) for k in range(DERIVATIVES)])
+def _gelu(z, count):
+    values = _cdf(z, count)
+    return np.stack([z * values[k] + (k * values[k - 1] if k else 0) for k in range(count)])
 
 
-def _sin(z):
-    return np.stack([np.sin(z + k * np.pi / 2) for k in range(DERIVATIVES)])
+def _sin(z, count):
+    return np.stack([np.sin(z + k * np.pi / 2) for k in range(count)])
 
 
-def _softplus(z):
+def _softplus(z, count):
     """Its derivative is ``(1 + tanh(z / 2)) / 2``."""
-    slopes = [value / 2 ** (k + 1) + (k == 0) / 2 for k, value in enumerate(_tanh(z / 2)[:-1])]
+    slopes = [value / 2 ** (k + 1) + (k == 0) / 2 for k, value in enumerate(_tanh(z / 2, count - 1))]
     return np.stack([np.logaddexp(0, z), *slopes])
 
 
-def _kink(z):
+def _kink(z, count):
     """``|z|``; what its derivatives have at 0 is left out."""
-    return np.stack([np.abs(z), np.sign(z)] + [0 * z] * (DERIVATIVES - 2))
+    return np.stack([np.abs(z), np.sign(z)] + [0 * z] * (count - 2))
 
 
-# z -> φ(z), φ'(z), φ''(z), ...
+# (z, count) -> φ(z), φ'(z), φ''(z), ..., so many.
 ACTIVATIONS = {"tanh": _tanh, "erf": _erf, "sin": _sin, "gelu": _gelu, "softplus": _softplus, "kink": _kink}
 
 
 def of_argument(phi, scale, shift):
     """``φ(scale z + shift)`` with its derivatives."""
-    return lambda z: phi(scale * z + shift) * scale ** np.arange(DERIVATIVES).reshape(-1, *[1] * np.ndim(z))
+
+    def derivatives(z, count):
+        return phi(scale * z + shift, count) * scale ** np.arange(count).reshape(-1, *[1] * np.ndim(z))
+
+    return derivatives
 
 
 def nodes(n=400, half_width=9.0):
@@ -104,7 +106,8 @@ def _constant(value, size):
 def _expectations(phi, c, v1, v2):
     """``E[φφ]`` and ``E[φ'φ']`` by their Taylor series."""
     degree = len(c) - 1
-    few = lambda z: phi(z)[: 3 * degree + 2]
+    # φ and φ' are differentiated up to three times as often as a point is.
+    few = lambda z: phi(z, 3 * degree + 2)
     table, out = _table(few, c[0, 0], v1[0, 0], v2[0, 0]), np.zeros((2, *c.shape))
     c, v1, v2 = _powers(c, 2 * degree), _powers(v1, degree), _powers(v2, degree)
     for i, j, k in np.ndindex(2 * degree + 1, degree + 1, degree + 1):

@@ -17,6 +17,7 @@ UNMEASURED = tuple(set(diagnosis.MEASUREMENTS) - {"residuals"})
 NEEDED = {"cavity": "cavity_reference", "diagnosis_cures": "diagnosis_battery"}  # Results that a script reads.
 SMALL_FLOW = {"FLOWS": (4,), "LEVELS": (0.9,), "MOST": 20}
 # Arguments of `main`, and constants of the script.
+BY_STEPS = ("M4", "Algorithm 1", "L-BFGS")
 SMALLEST = {
     "annealing": ({"steps": 2, "seeds": 1, "variants": ("code",)}, {"SIZES": (2, 3, 1)}),
     "architecture": ({"steps": 2, "seeds": 1, "names": ("modified 50, annealed",)}, {}),
@@ -39,9 +40,9 @@ SMALLEST = {
     ),
     "helmholtz_table": ({"models": ("M1",), "widths": (3,), "depths": (1,), "seeds": 1, "steps": 2}, {}),
     "error_against_time": (
-        {"cases": ("poisson_4",), "seeds": 1},
+        {"cases": ("poisson_4",), "methods": ("solve, float32", "network itself", "limit", *BY_STEPS), "seeds": 1},
         {
-            "STEPS": {"M1": 2, "M4": 2, "Algorithm 1": 2, "L-BFGS": 2},
+            "STEPS": dict.fromkeys(BY_STEPS, 2),
             "CASES": {"poisson_4": (lambda: problems.poisson_1d(4), (3,), {})},
             **{"FULL_BATCH": 8, "BATCH": 2, "SMALL": (3,), "SCALES": (1.0,)},
         },
@@ -88,8 +89,9 @@ SMALLEST = {
         {"seeds": 1, "widths": (256,)},
         {"FREQUENCY_STEPS": {"scaled": 2}, "RATE_STEPS": 2, "FRACTIONS": (0.4, 2.0), "STARTS": (1, 2), "HORIZON": 2},
     ),
-    "prediction_problems": ({"cases": ("wave-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
+    "prediction_problems": ({"cases": ("poisson-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
     "solved": ({"cases": ("poisson_4",), "seeds": 1}, {}),
+    "solved_rough": ({"cases": ("allen_cahn",), "seeds": 1}, {"MODES": 64, "TIMES": 9, "MEMORY": 7e6}),
     "solver_control": (
         {"cases": ("poisson_4",), "seeds": 1},
         {

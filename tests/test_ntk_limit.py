@@ -93,7 +93,7 @@ def test_one_hidden_layer_is_the_formula_of_the_paper():
     z, weight = quadrature.nodes(200)
     w, b = (a.ravel() for a in np.meshgrid(z, z))
     root = np.sqrt(np.multiply.outer(weight, weight).ravel())
-    s = quadrature.ACTIVATIONS["tanh"](w * x + b)  # s[k] is the k-th derivative, (points, neurons).
+    s = quadrature.ACTIVATIONS["tanh"](w * x + b, 4)  # s[k] is the k-th derivative, (points, neurons).
 
     def gram(*features):  # Derivatives by the outer weight, the inner weight and the inner bias.
         return sum((root * left) @ (root * right).T for left, right in features)
@@ -407,8 +407,8 @@ def test_random_activations_scales_depths_and_points_are_right_or_refused(seed):
     def phi(z):
         return sum(share * RANDOM[name](scale * z + shift) for share, name, scale, shift in mixed if share)
 
-    def derivatives(z):
-        of = lambda name, *line: quadrature.of_argument(quadrature.ACTIVATIONS[name], *line)(z)
+    def derivatives(z, count):
+        of = lambda name, *line: quadrature.of_argument(quadrature.ACTIVATIONS[name], *line)(z, count)
         return sum(share * of(name, scale, shift) for share, name, scale, shift in mixed)
 
     problem = problem_of(d, u=identity, laplacian=laplacian)
