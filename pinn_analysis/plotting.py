@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
+from pinn_analysis.solving._linear import over
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -107,7 +108,7 @@ def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure
         axes[5].set(xlabel="layer", ylabel="share of saturated activations", ylim=(0, 1))
     if "kernel" in measured and "residuals" in measured:
         left = measured["kernel"]["in use"]["left after 10,000 steps"]
-        name = max(left, key=lambda name: left[name] / max(measured["residuals"]["training"][name], 1e-300))
+        name = max(left, key=lambda name: over(left[name], measured["residuals"]["training"][name]))
         at, stays = measured["kernel"]["points"][name], measured["kernel"]["in use"]["stays"][name]
         _over_space(fig, axes[6], at, stays.reshape(len(at), -1)[:, 0], f"what stays of {name.replace('_', ' ')}")
     if "movement" in measured:
