@@ -237,4 +237,4 @@ def _judge(
     """As `least_squares` judges: what fitting the held-out points too would change, and what they leave unexplained."""
     both = system(params, {name: jnp.concatenate([points[name], held_out[name]]) for name in points})
     step = basis.toward @ _fitted(both, basis)
-    return judged(problem, apply, params, held_out, system(params, held_out).scale, step)
+    return judged(problem, apply, params, held_out, _system_at(problem, apply, params, held_out, None).scale, step)

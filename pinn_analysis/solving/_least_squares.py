@@ -80,7 +80,7 @@ def least_squares(
 
     linear = isinstance(network.apply, _linearized._Tangent)
     fit = _fit(problem, network.apply, params, points, weights, cut, linear, steps or (30 if linear else 200))
-    residuals, error = _judge(problem, network.apply, fit, held_out, cut)
+    residuals, error = _judge(problem, network.apply, fit, held_out, weights, cut)
     return Solution(
         functools.partial(network.apply, fit.params), residuals, error, tuple(fit.history), fit.solve.rank,
         fit.solve.condition, fit.reason, fit.params,
@@ -184,33 +184,35 @@ def _fit(
 
 
 def _judge(
-    problem: Problem, apply: Apply, fit: _Fit, held_out: Mapping[str, Array], cut: float
+    problem: Problem, apply: Apply, fit: _Fit, held_out: Mapping[str, Array], weights: Mapping | None, cut: float
 ) -> tuple[dict[str, np.ndarray], float]:
     residual = _system.rows(problem, apply, fit.params, held_out)
     gradients = _system.jacobian(problem, apply, fit.params, held_out)
-    scale = _system.row_scales(gradients)
+    unit = _system.row_scales(gradients)
+    scale = unit * row_weights(problem, weights, apply, fit.params, held_out).astype(unit.dtype)
     gradients *= scale[:, None]
     both, wanted = np.concatenate([fit.gradients, gradients]), -np.concatenate([fit.residual, scale * residual])
-    return judged(problem, apply, fit.params, held_out, scale, _linear.least_squares(both, wanted, cut).x)
+    return judged(problem, apply, fit.params, held_out, unit, _linear.least_squares(both, wanted, cut).x)
 
 
 def judged(
-    problem: Problem, apply: Apply, params: PyTree, held_out: Mapping[str, Array], scale: np.ndarray, step: np.ndarray
+    problem: Problem, apply: Apply, params: PyTree, held_out: Mapping[str, Array], unit: np.ndarray, step: np.ndarray
 ) -> tuple[dict[str, np.ndarray], float]:
     """Held-out residuals by term, and what they say about the relative error.
 
     Two parts: by how much the field moves if the held-out points are fitted too, by a ``step`` of the parameters (what
     the fitted ones left open), and the held-out residuals themselves, in units of rows (what the network cannot
-    follow).  ``scale`` makes the norm of each row 1.
+    follow).  ``unit`` makes the norm of each row 1, whatever its weight.
     """
     by_term = _system.residuals(problem, apply, params, held_out)
     ends = np.cumsum([len(r) for r in by_term.values()])
-    scaled = np.split(scale * np.concatenate(list(by_term.values())), ends[:-1])
+    scaled = np.split(unit * np.concatenate(list(by_term.values())), ends[:-1])
     where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
     few = where[:: max(1, len(where) // 200)]
-    unit = rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))  # The field of such a row.
+    # The field that a row of unit norm stands for.
+    of_row = rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))
     # Term by term, so that two ends are not lost among a thousand points inside.
-    unexplained = np.linalg.norm([rms(part) for part in scaled]) * unit
+    unexplained = np.linalg.norm([rms(part) for part in scaled]) * of_row
     correction = rms(_system.change(apply, params, step, where))
     return by_term, relative_to_solution(correction + unexplained, rms(_system.values(apply, params, where)))
 
