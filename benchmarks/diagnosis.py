@@ -2,7 +2,7 @@
 
     python benchmarks/diagnosis.py [--large]
 
-The Helmholtz network M1 (3 x 50) with 128 points a term; with `--large`, 5 x 500 with 2,000 points inside.  Each in
+The Helmholtz network M1 (3 x 50) with 128 points per term; with `--large`, 5 x 500 with 2,000 points inside.  Each in
 a process of its own without a cache of programs.
 """
 

@@ -145,9 +145,9 @@ def main(width: int, depth: int, steps: int) -> None:
                 best[name] = min(best[name], 1e3 * run() / steps)
         print(f"{model}, {depth} x {width}, float32, {torch_threads} cores")
         for name, milliseconds in best.items():
-            print(f"{name:28} {milliseconds:7.2f} ms a step   {milliseconds / best['ours']:5.1f} x ours")
+            print(f"{name:28} {milliseconds:7.2f} ms per step   {milliseconds / best['ours']:5.1f} x ours")
         reported = REPORTED[model]
-        print(f"{'TensorFlow, as reported':28} {reported:7.2f} ms a step   {reported / best['ours']:5.1f} x ours")
+        print(f"{'TensorFlow, as reported':28} {reported:7.2f} ms per step   {reported / best['ours']:5.1f} x ours")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def hessian(
 ) -> dict[str, Float[Array, "p p"]]:
     """The Hessian of each loss term as a matrix; that of a weighted loss is the weighted sum.
 
-    ``p`` products and ``p²`` numbers a term, for networks of up to a few thousand parameters.
+    ``p`` products and ``p²`` numbers per term, for networks of up to a few thousand parameters.
     Arguments are as of `matvecs`; ``batch_size`` columns at a time bound the memory beside the result.
 
     Raises:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
+from pinn_analysis.solving._linear import over
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -87,24 +88,14 @@ def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure
     fig = Figure(figsize=(14, 6), layout="constrained")
     axes = fig.subplots(2, 4).ravel()
     if "residuals" in measured:
-        names = list(measured["residuals"]["training"])
-        for shift, where in ((-0.2, "training"), (0.2, "held_out")):
-            heights = [measured["residuals"][where][name] for name in names]
-            axes[0].bar(np.arange(len(names)) + shift, heights, 0.4, label=where.replace("_", " ") + " points")
-        axes[0].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes[0].set(yscale="log", ylabel="residual, root mean square")
-        axes[0].legend(frameon=False)
+        residuals = {f"{where.replace('_', ' ')} points": r for where, r in measured["residuals"].items()}
+        _paired_bars(axes[0], residuals, "residual, root mean square")
     if "kernel" in measured:
-        use, balanced = measured["kernel"]["in use"], measured["kernel"]["balanced"]
-        spectrum(axes[1], {"weights in use": use["eigenvalues"], "balanced": balanced["eigenvalues"]})
+        both = {"weights in use": measured["kernel"]["in use"], "balanced": measured["kernel"]["balanced"]}
+        spectrum(axes[1], {which: of["eigenvalues"] for which, of in both.items()})
         axes[1].legend(frameon=False)
-        names = list(use["steps to 10 %"])
-        for shift, label, of in ((-0.2, "weights in use", use), (0.2, "balanced", balanced)):
-            steps = np.minimum([of["steps to 10 %"][name] for name in names], 1e16)
-            axes[2].bar(np.arange(len(names)) + shift, steps, 0.4, label=label)
-        axes[2].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes[2].set(yscale="log", ylabel="predicted steps to 10 %")
-        axes[2].legend(frameon=False)
+        steps = {which: {name: min(n, 1e16) for name, n in of["steps to 10 %"].items()} for which, of in both.items()}
+        _paired_bars(axes[2], steps, "predicted steps to 10 %")
     if "step" in measured:
         tried = {"optimiser as it is": measured["step"]["as it is"], "steps a tenth": measured["step"]["a tenth"]}
         curves(axes[3], measured["step"]["steps"], tried)
@@ -117,19 +108,23 @@ def diagnosis(measured: Mapping[str, Mapping[str, Any]], x: ArrayLike) -> Figure
         axes[5].set(xlabel="layer", ylabel="share of saturated activations", ylim=(0, 1))
     if "kernel" in measured and "residuals" in measured:
         left = measured["kernel"]["in use"]["left after 10,000 steps"]
-        name = max(left, key=lambda name: left[name] / max(measured["residuals"]["training"][name], 1e-300))
+        name = max(left, key=lambda name: over(left[name], measured["residuals"]["training"][name]))
         at, stays = measured["kernel"]["points"][name], measured["kernel"]["in use"]["stays"][name]
         _over_space(fig, axes[6], at, stays.reshape(len(at), -1)[:, 0], f"what stays of {name.replace('_', ' ')}")
     if "movement" in measured:
-        names = list(measured["movement"]["measured"])
-        for shift, of in ((-0.2, "predicted"), (0.2, "measured")):
-            axes[7].bar(
-                np.arange(len(names)) + shift, [measured["movement"][of][name] for name in names], 0.4, label=of
-            )
-        axes[7].set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes[7].set(yscale="log", ylabel="loss after some steps of descent")
-        axes[7].legend(frameon=False)
+        losses = {which: measured["movement"][which] for which in ("predicted", "measured")}
+        _paired_bars(axes[7], losses, "loss after some steps of descent")
     return fig
+
+
+def _paired_bars(ax: Axes, heights: Mapping[str, Mapping[str, float]], label: str) -> None:
+    """Two heights of each name, side by side, on a log axis."""
+    names = list(next(iter(heights.values())))
+    for shift, (which, of) in zip((-0.2, 0.2), heights.items(), strict=True):
+        ax.bar(np.arange(len(names)) + shift, [of[name] for name in names], 0.4, label=which)
+    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set(yscale="log", ylabel=label)
+    ax.legend(frameon=False)
 
 
 def _over_space(fig: Figure, ax: Axes, x: ArrayLike, y: np.ndarray, label: str) -> None:

@@ -171,7 +171,7 @@ def test_the_kernel_is_symmetric_and_positive_semidefinite():
 
 
 def test_the_kernel_of_many_points_has_that_of_a_few_of_them_in_it():
-    def gradient(u):  # Two components a point.
+    def gradient(u):  # Two components per point.
         return lambda x: jnp.stack([partial(0)(u)(x), partial(1)(u)(x)])
 
     problem, kernel_fn = problem_of(2, gradient=gradient, value=identity), network(2, 1, "erf").kernel_fn

@@ -128,7 +128,7 @@ def test_wide_networks_take_the_structured_method_and_agree(monkeypatch):
 
 def test_traces_of_wide_networks_form_no_row_and_agree(monkeypatch):
     network, x = mlp((2, 400, 300, 2)), jnp.array([[0.1, 0.2], [0.3, -0.4], [0.5, 0.6]])
-    both = lambda u: lambda x: jnp.stack([laplacian(u)(x)[0], u(x)[1]])  # Two components a point.
+    both = lambda u: lambda x: jnp.stack([laplacian(u)(x)[0], u(x)[1]])  # Two components per point.
     condition = Condition(both, lambda x: jnp.zeros(2), lambda key, n: x)
     problem = helmholtz_2d()._replace(conditions={"both": condition})
     params = network.init(jax.random.key(0))
@@ -305,7 +305,7 @@ def test_two_hundred_outputs_are_mapped_over(monkeypatch):
     for options in {}, {"batch_size": 200}:
         assert error(kernel.dense(**options).matrix, exact) <= ROUNDING
     assert error(kernel.diagonal(), np.diag(exact)) <= ROUNDING
-    assert len(str(jax.make_jaxpr(ntk._rows.jacobian_diagonal)(kernel)).splitlines()) < 150  # Not one a component.
+    assert len(str(jax.make_jaxpr(ntk._rows.jacobian_diagonal)(kernel)).splitlines()) < 150  # Not one per component.
 
 
 def test_kernels_of_half_precision_are_summed_in_float32():

@@ -293,6 +293,14 @@ def test_what_the_iterative_solver_cannot_take_is_refused(key):
         solving.iterative(problem, waves(problem), POISSON_POINTS, sampled=100, memory=1e5)
 
 
+@pytest.mark.parametrize("solve", [solving.least_squares, solving.iterative])
+def test_a_factor_common_to_all_weights_changes_no_estimate(solve):
+    problem, points = poisson_1d(2), {"boundary": [[0.0], [1.0]], "residual": jnp.linspace(0, 1, 200)[:, None]}
+    network = waves(problem, width=4)
+    found = [solve(problem, network, points, weights=dict.fromkeys(points, w)).error_estimate for w in (1.0, 1e4)]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 def test_float32_gives_the_digits_it_can(key):
     problem = poisson_1d()
     points = problem.sample(key, {"boundary": 2, "residual": 300})

@@ -20,7 +20,7 @@ NETWORKS = {
     "plain 52": (MLP, 52, False),  # As many parameters as the improved architecture, and a few more.
     "modified 50": (MODIFIED, 50, False),
     "plain 50, random biases": (functools.partial(MLP, bias_std=BIAS_STD), 50, False),
-    "plain 100": (MLP, 100, False),  # About as many operations a step.
+    "plain 100": (MLP, 100, False),  # About as many operations per step.
     "plain 50": (MLP, 50, False),
     "modified 50, annealed": (MODIFIED, 50, True),
     "plain 100, annealed": (MLP, 100, True),

@@ -21,7 +21,7 @@ HIDDEN = (50, 50, 50)  # The authors' code; the paper says 5 layers.
 BATCH_SIZE = {"boundary": 512, "momentum": 128, "continuity": 128}  # 128 an edge.
 # The authors' code adds the means over four edges, and those of the two momentum equations.
 SUMS = {"boundary": 4.0, "momentum": 2.0, "continuity": 1.0}
-TEST = 100  # Points an axis.
+TEST = 100  # Points per axis.
 FORMULATIONS = ("streamfunction", "velocity")
 LIDS = {"uniform": lambda x: jnp.ones_like(x), "parabolic": lambda x: 4 * x * (1 - x)}
 MODELS = {  # Architecture, and weights: annealed, or by how much some of `SUMS` are raised.

@@ -125,7 +125,7 @@ def configs(finest: int, test: int) -> dict[str, dict]:
 
 
 def main(finest: int = 198, test: int = 100) -> None:
-    """``test`` is the number of points an axis of the test grid."""
+    """``test`` is the number of points per axis of the test grid."""
     results.fill("cavity_reference", configs(finest, test), make)
 
 

@@ -40,7 +40,7 @@ def preconditioned(product, root, v):
 
 @functools.cache
 def stages(case: str, width: int) -> tuple:
-    """The network, ``(params, adam), points, steps -> (params, adam)``, and what is measured; compiled once a case."""
+    """The network, ``(params, adam), points, steps -> (params, adam)``, and what is measured; compiled per case."""
     problem, architecture = CASES[case]
     network = networks.standardized(
         architecture((len(problem.domain[0]), *(width,) * HIDDEN_LAYERS, 1)), *problem.domain

@@ -116,7 +116,7 @@ def make(config: dict) -> dict[str, np.ndarray]:
 
 
 def configs(cases: tuple[str, ...], seeds: int, widest: int, steps: int) -> dict[str, dict]:
-    """The runs of each case, and what can be told of one hidden layer before a network is drawn."""
+    """The runs of each case, and what is predicted of one hidden layer before a network is drawn."""
     found = {}
     for case in cases:
         kind, depth, *heavy = case.split("-")

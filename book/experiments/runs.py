@@ -91,6 +91,12 @@ def settings(**own) -> dict:
     return own | {"optimizer": ADAM, "inputs": "standardized"}
 
 
+def by_seed(seeds: int, width: int, depth: int, **own) -> dict[str, dict]:
+    """`settings` of the same run of a network of two inputs from several seeds."""
+    sizes = (2, *[width] * depth, 1)
+    return {f"{width} {seed}": settings(width=width, sizes=sizes, seed=seed, **own) for seed in range(seeds)}
+
+
 def of_model(problem: problems.Problem, model: str, fixed: dict, **own) -> dict:
     """The configuration of a run of one of MODELS, ``fixed`` being the weights of those that do not anneal them."""
     return settings(problem=problem.name, model=model, weights=ANNEALED if MODELS[model][1] else fixed, **own)

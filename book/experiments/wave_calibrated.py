@@ -4,7 +4,7 @@
         [--checkpoints FOLDER]
 
 For chapter 16.  Algorithm 1 of the paper: three kernels (u, u_t, r), weights anew every 1,000 steps.  At the
-paper's width 500 two CPU cores need hours a seed.  With a folder for checkpoints a run that is
+paper's width 500 two CPU cores need hours per seed.  With a folder for checkpoints a run that is
 cut off goes on where it was.
 """
 
@@ -24,7 +24,7 @@ BATCH_SIZE = 300  # N_u = N_ut = N_r, Sec. 7.3.
 EVERY = 1000
 RECORD_EVERY = 400
 SPECTRA_AT = (1, 1_000, 10_000, 40_000, 80_000)  # Steps after which the kernel is looked at,
-SPECTRA_POINTS = 100  # on so many points a term.
+SPECTRA_POINTS = 100  # on so many points per term.
 
 
 def wave() -> problems.Problem:
@@ -57,13 +57,10 @@ def make(config: dict, checkpoints: str) -> dict[str, np.ndarray]:
 
 
 def configs(width: int, steps: int, seeds: int) -> dict[str, dict]:
-    return {
-        f"{width} {seed}": runs.settings(
-            problem="wave_1d", width=width, sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed,
-            batch_size=BATCH_SIZE, weights=f"ntk_trace every {EVERY}", spectra_points=SPECTRA_POINTS,
-        )
-        for seed in range(seeds)
-    }  # fmt: skip
+    return runs.by_seed(
+        seeds, width, DEPTH, problem="wave_1d", steps=steps, batch_size=BATCH_SIZE,
+        weights=f"ntk_trace every {EVERY}", spectra_points=SPECTRA_POINTS,
+    )  # fmt: skip
 
 
 def main(width: int = 100, steps: int = 80_000, seeds: int = 1, checkpoints: str = "") -> None:

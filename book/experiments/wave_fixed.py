@@ -45,14 +45,11 @@ def make(config: dict) -> dict[str, np.ndarray]:
 
 
 def configs(width: int, steps: int, seeds: int) -> dict[str, dict]:
-    return {
-        f"{width} {seed}": runs.settings(
-            problem="wave_1d", width=width, sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed,
-            batch_size=BATCH_SIZE, weights=RULES, updated=f"ntk_trace every {EVERY}", modes=(1, 4),
-            spectra_points=BATCH_SIZE, terms=list(wave_calibrated.wave().conditions),
-        )
-        for seed in range(seeds)
-    }  # fmt: skip
+    return runs.by_seed(
+        seeds, width, DEPTH, problem="wave_1d", steps=steps, batch_size=BATCH_SIZE, weights=RULES,
+        updated=f"ntk_trace every {EVERY}", modes=(1, 4), spectra_points=BATCH_SIZE,
+        terms=list(wave_calibrated.wave().conditions),
+    )  # fmt: skip
 
 
 def main(width: int = 64, steps: int = 20_000, seeds: int = 3) -> None:

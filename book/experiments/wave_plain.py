@@ -2,7 +2,7 @@
 
     python book/experiments/wave_plain.py [--width 500] [--steps 80000] [--seeds 3]
 
-For chapters 1 and 16.  At the paper's width 500 two CPU cores need hours a seed.
+For chapters 1 and 16.  At the paper's width 500 two CPU cores need hours per seed.
 """
 
 import jax
@@ -28,13 +28,7 @@ def make(config: dict) -> dict[str, np.ndarray]:
 
 
 def configs(width: int, steps: int, seeds: int) -> dict[str, dict]:
-    return {
-        f"{width} {seed}": runs.settings(
-            problem="wave_1d", width=width, sizes=(2, *[width] * DEPTH, 1), steps=steps, seed=seed,
-            batch_size=BATCH_SIZE, weights=WEIGHTS,
-        )
-        for seed in range(seeds)
-    }  # fmt: skip
+    return runs.by_seed(seeds, width, DEPTH, problem="wave_1d", steps=steps, batch_size=BATCH_SIZE, weights=WEIGHTS)
 
 
 def main(width: int = 500, steps: int = 80_000, seeds: int = 3) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pinn_analysis.diagnosis._case import Measured
 from pinn_analysis.diagnosis._measure import TRIAL_STEPS
+from pinn_analysis.solving._linear import over
 
 BATTERY = "book/experiments/diagnosis_battery.py"
 HEALTHY = 0.03  # Relative error of a network that there is nothing to say about.
@@ -101,7 +102,7 @@ def contradictory_data(measured: Measured, threshold: float) -> Seen | None:
     found = measured["reference"]
     best = None
     for name, without in found.get("without", {}).items():
-        missed = _over(without["residual"], found["units"][name] * (without["size"] or found["size"]))
+        missed = over(without["residual"], found["units"][name] * (without["size"] or found["size"]))
         # Solvable without it, uniquely where the term is, and then the term is not met.
         # Of the field that was found, which an error may be all of; of the solution it may be any number of times.
         solvable = without["estimate"] < 0.1 * found["estimate"] / (1 + found["estimate"])
@@ -128,7 +129,7 @@ def missing_condition(measured: Measured, threshold: float) -> Seen | None:
     """Two solutions of one problem."""
     found = measured["reference"]
     number = found["disagreement"]
-    met = max(_over(r, found["units"][name] * found["size"]) for name, r in found["residuals"].items())
+    met = max(over(r, found["units"][name] * found["size"]) for name, r in found["residuals"].items())
     # Where the problem has more than one solution, the estimate, of an error, may be anything.
     if number < threshold or (number < 5 * found["estimate"] and number < ILL_POSED * met):
         return None
@@ -162,7 +163,7 @@ def unscaled_inputs(measured: Measured, threshold: float) -> Seen | None:
         zip(found["mean"], found["deviation"], found["first activation varies by"], strict=True)
     ):
         off = max(std, 1 / std, abs(mean) / max(std, 1.0))
-        felt = max(varies, _over(1, varies))
+        felt = max(varies, over(1, varies))
         saturated = found["saturated"][0] > 0.5
         if off > threshold and (felt > 5 or saturated) and (worst is None or off > worst[1]):
             worst = axis, off, mean, std, varies
@@ -208,7 +209,7 @@ def units_of_terms(measured: Measured, threshold: float) -> Seen | None:
     """Terms whose residuals are in units of different size, whatever the network."""
     units = {name: measured["reference"]["units"][name] for name in measured["kernel"]["rates"]}
     large, small = max(units, key=units.__getitem__), min(units, key=units.__getitem__)
-    number = _over(units[large], units[small])
+    number = over(units[large], units[small])
     if number < threshold:
         return None
     return Seen(
@@ -284,7 +285,7 @@ def weak_term(measured: Measured, threshold: float) -> Seen | None:
     pull = {name: measured["weights"][name] * rate for name, rate in measured["kernel"]["rates"].items()}
     missed = _missed(measured)
     worst, strongest = _worst(missed), _worst(pull)
-    number = _over(pull[strongest], pull[worst])
+    number = over(pull[strongest], pull[worst])
     if number < threshold or missed[strongest] > MET:  # What is not met itself leaves others behind for another cause.
         return None
     now = measured["kernel"]["in use"]["steps to 10 %"][worst]
@@ -302,7 +303,7 @@ def weak_term(measured: Measured, threshold: float) -> Seen | None:
 def frequency_too_high(measured: Measured, threshold: float) -> Seen | None:
     """Most of a residual is in modes that do not move, though the weights are balanced."""
     left, now = measured["kernel"]["balanced"]["left after 10,000 steps"], measured["residuals"]["training"]
-    stays = {name: _over(left[name], now[name]) for name, by in _missed(measured).items() if by > MET}
+    stays = {name: over(left[name], now[name]) for name, by in _missed(measured).items() if by > MET}
     worst = _worst(stays)
     if worst is None or stays[worst] < threshold:
         return None
@@ -399,12 +400,7 @@ def _missed(measured: Measured) -> dict[str, float]:
     """How badly each term is met beside its points: 1 is what an error of 100 % would leave."""
     units, size = measured["reference"]["units"], measured["reference"]["size"]
     held_out = measured["residuals"]["held_out"]
-    return {name: _over(held_out[name], units[name] * size) for name in measured["kernel"]["rates"]}
-
-
-def _over(number: float | int, other: float | int) -> float:
-    """Their ratio, large but a number where the second is zero."""
-    return number / max(other, 1e-300)
+    return {name: over(held_out[name], units[name] * size) for name in measured["kernel"]["rates"]}
 
 
 def _worst(numbers: Mapping[str, float]) -> str | None:

@@ -21,7 +21,7 @@ from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
 from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
 from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems import Condition, faces
-from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._linear import over, rms
 
 ROWS = 800  # Of a kernel that is diagonalised.
 TEST_ROWS = 200  # Of one that is computed twice.
@@ -73,7 +73,7 @@ def error(case: Case, measured: Measured) -> dict[str, Any]:
     if case.solution is not None:
         x = problems.test_points(case.problem) if case.problem.test is not None else case.test
         exact, here = values(case.solution, x), values(case.field, x)
-        return {"relative": rms(here - exact) / max(rms(exact), 1e-300), "against": "the known solution"}
+        return {"relative": over(rms(here - exact), rms(exact)), "against": "the known solution"}
     found = measured["reference"]
     if found["estimate"] > 0.03 or found["disagreement"] > 0.03:
         raise ValueError("no solution is known, and the reference is not sure enough")
@@ -167,7 +167,7 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
     few = _few(case, ROWS)
     matrix = ntk.empirical(case.problem, case.apply, case.params, few)
     r = case.problem.residuals(case.field, few)
-    balanced = {name: max(rates.values()) / max(rate, 1e-300) for name, rate in rates.items()}
+    balanced = {name: over(max(rates.values()), rate) for name, rate in rates.items()}
     found: dict[str, Any] = {
         "points": {name: np.asarray(x) for name, x in few.items()}, "rates": rates, "weights": balanced,
         "rows": matrix.matrix.shape[0],
@@ -186,7 +186,7 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
             "largest step": 2 * step,
             "steps to 10 %": convergence.steps_to(spectrum, r, 0.1, learning_rate=step),
             "steps to 1 %": convergence.steps_to(spectrum, r, 0.01, learning_rate=step),
-            "slow share": float((amplitudes * left**2).sum() / max(amplitudes.sum(), 1e-300)),
+            "slow share": float(over((amplitudes * left**2).sum(), amplitudes.sum())),
             "stays": {name: np.asarray(part) for name, part in stays.items()},
             "left after 10,000 steps": {name: rms(part) for name, part in stays.items()},
             "eigenvalues": np.asarray(spectrum.values)[::-1],
@@ -197,7 +197,7 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
         for a in names for b in names
     }  # fmt: skip
     found["cosines"] = {
-        (a, b): float(dots[a, b] / np.sqrt(max(dots[a, a] * dots[b, b], 1e-300))) for a in names for b in names if a < b
+        (a, b): float(over(dots[a, b], np.sqrt(max(dots[a, a] * dots[b, b], 0)))) for a in names for b in names if a < b
     }
     return found
 
@@ -232,7 +232,7 @@ def movement(case: Case, measured: Measured) -> dict[str, Any]:
         "predicted": {name: float(loss) for name, loss in predicted.items()},
         "measured": {name: float(loss) for name, loss in after.items()},
         "kernel": {name: apart(moved[name, name], spectrum.kernel[name, name]) for name in predicted},
-        "linearisation": rms(bent) / max(rms(straight), 1e-300),
+        "linearisation": over(rms(bent), rms(straight)),
     }  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def precision(case: Case, _: Measured) -> dict[str, Any]:
         own = problem.residuals(functools.partial(case.apply, params), few)
         own = {name: np.asarray(r, float) for name, r in own.items()}
     exact = case.problem.residuals(case.field, {name: x[:256] for name, x in case.points.items()})
-    share = {name: rms(own[name] - np.asarray(r)) / max(rms(r), 1e-300) for name, r in exact.items()}
+    share = {name: over(rms(own[name] - np.asarray(r)), rms(r)) for name, r in exact.items()}
     return {"dtype": dtype, "rounding": share}
 
 
@@ -304,9 +304,9 @@ def step(case: Case, _: Measured) -> dict[str, Any]:
     last = slice(-len(as_is) // 2, None)
     middle = lambda losses: float(np.median(np.nan_to_num(losses[last], nan=np.inf, posinf=np.inf)))
     return {
-        "steps": steps, "as it is": as_is, "a tenth": tenth, "ratio": middle(as_is) / max(middle(tenth), 1e-300),
+        "steps": steps, "as it is": as_is, "a tenth": tenth, "ratio": over(middle(as_is), middle(tenth)),
         "learning rate": _learning_rate(case), "moves": _first_step(case),
-        "fall": float(as_is[0] / max(middle(as_is), 1e-300)),
+        "fall": float(over(as_is[0], middle(as_is))),
     }  # fmt: skip
 
 
@@ -326,7 +326,7 @@ def _first_step(case: Case) -> float:
         tried.append(optax.apply_updates(case.params, one))
     u = values(case.field, case.test)
     moved = [rms(values(functools.partial(case.apply, params), case.test) - u) for params in tried]
-    return max(moved) / max(rms(u), 1e-300)
+    return over(max(moved), rms(u))
 
 
 def _some_gradient(params: PyTree) -> PyTree:
@@ -356,8 +356,7 @@ def hessian(case: Case, _: Measured) -> dict[str, Any]:
 def points(case: Case, measured: Measured) -> dict[str, Any]:
     """What the training's points leave open: residuals beside them, and the reference solved on them alone."""
     gap = {
-        name: measured["residuals"]["held_out"][name] / max(r, 1e-300)
-        for name, r in measured["residuals"]["training"].items()
+        name: over(measured["residuals"]["held_out"][name], r) for name, r in measured["residuals"]["training"].items()
     }
     found: dict[str, Any] = {"gap": gap, "counts": {name: len(x) for name, x in case.points.items()}}
     if max(gap.values()) > 3:

@@ -15,7 +15,7 @@ from pinn_analysis.networks import Network, linearized
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, faces
 from pinn_analysis.solving._features import sines, stretched
-from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._linear import over, rms
 
 READINGS = 256  # Of a term of measurements.
 FEATURES = {1: 200}  # Parameters, by dimension; MORE in others.
@@ -72,7 +72,7 @@ def _without(
     r = jax.jit(lambda x: problem.only(name).residuals(one.field, {name: x}))(points[name])[name]
     return {
         "estimate": max(one.error_estimate, two.error_estimate), "residual": rms(r),
-        "disagreement": rms(u - v) / max(rms(u), 1e-300), "size": rms(values(one.field, x)),
+        "disagreement": over(rms(u - v), rms(u)), "size": rms(values(one.field, x)),
     }  # fmt: skip
 
 

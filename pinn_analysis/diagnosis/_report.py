@@ -8,6 +8,7 @@ import numpy as np
 
 from pinn_analysis.diagnosis._findings import HEALTHY
 from pinn_analysis.diagnosis._measure import TRIAL_STEPS
+from pinn_analysis.solving._linear import over
 
 WIDTH = 100
 HOLDS, REACH = 0.3, 10 * TRIAL_STEPS  # Movement of the kernel, and steps, up to which predictions held: chapter 24.
@@ -60,7 +61,7 @@ def trust(diagnosis: Any) -> list[str]:
     if moved is None:
         return []
     name = max(moved["kernel"], key=moved["kernel"].__getitem__)
-    worst = max(moved["measured"], key=lambda n: abs(np.log(moved["measured"][n] / max(moved["predicted"][n], 1e-300))))
+    worst = max(moved["measured"], key=lambda n: abs(np.log(over(moved["measured"][n], moved["predicted"][n]))))
     return [
         f"(tried: in {TRIAL_STEPS} such steps the loss of {worst!r} goes to {moved['measured'][worst]:.2g}, predicted "
         f"{moved['predicted'][worst]:.2g}; the kernel of {name!r} moves by {100 * moved['kernel'][name]:.2g} %,",

@@ -60,7 +60,7 @@ def infinite(
 
     Raises:
         ValueError: x64 is off; there is no ``kernel_fn``; an operator is nonlinear and no
-            ``field`` was given; the number of components cannot be told; the variances of the
+            ``field`` was given; the number of components cannot be found; the variances of the
             preactivations are beyond the reach of the activation's series; the kernel is not
             finite; and see `check_points`.
     """

@@ -57,7 +57,7 @@ def momentum(reynolds: float | int) -> Operator:
     """``u·∇u + ∇p - Δu / Re``, two components, of a field ``(ψ, p)`` or ``(u, v, p)``.
 
     Of ``(ψ, p)`` all derivatives up to the third come from three Taylor series along
-    directions 60° apart, ten coefficients a component, as many as there are derivatives.
+    directions 60° apart, ten coefficients per component, as many as there are derivatives.
 
     For unsteady flow, points ``(x, y, t)``, it takes the field at one time::
 

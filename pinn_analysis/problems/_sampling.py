@@ -61,7 +61,7 @@ def relative_l2_error(field: Field, exact: Field, points: ArrayLike | Sequence) 
 
 
 def grid(problem: Problem, n: int) -> Float[Array, "points d"]:
-    """Uniform test grid with ``n`` points an axis, edges included, ``(n**d, d)``."""
+    """Uniform test grid with ``n`` points per axis, edges included, ``(n**d, d)``."""
     low, high = problem.domain
     axes = [jnp.linspace(a, b, n) for a, b in zip(low, high, strict=True)]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(low))

@@ -15,14 +15,12 @@ from jaxtyping import PyTree
 
 from pinn_analysis import ntk, problems
 from pinn_analysis.networks import Network, _linearized
-from pinn_analysis.networks._core import check_network
 from pinn_analysis.ntk import _rows
 from pinn_analysis.problems import Apply, Points, Problem
-from pinn_analysis.solving import _linear, _system
-from pinn_analysis.solving._least_squares import held_out_size, row_weights, unit
-from pinn_analysis.solving._linear import relative_to_solution, rms
+from pinn_analysis.solving import _system
+from pinn_analysis.solving._least_squares import judged, prepared, row_weights
+from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._solution import Solution
-from pinn_analysis.weight_rules import trained
 
 COPIES = 4  # Of the sampled rows: themselves, and the factors of their decomposition.
 HALVINGS = 12
@@ -71,25 +69,15 @@ def iterative(
     """
     if steps < 1 or (sampled is not None and sampled < 1):
         raise ValueError(f"`steps` and `sampled` must be at least 1, got {steps} and {sampled}.")
-    _linear.check_cut(cut)
-    check_network(network)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    problem, params, points, held_out, cut = prepared(problem, network, points, keys, params, held_out, cut)
     if not isinstance(network.apply, _linearized._Tangent):
         raise ValueError(
             "`solving.iterative` takes a network of `networks.linearized`; damped steps of another one need its "
             "Jacobian, as `solving.least_squares` forms it."
         )
-    start_key, held_out_key, sample_key = jax.random.split(jax.random.key(0) if key is None else key, 3)
-    params = network.init(start_key) if params is None else params
-    problem, points = trained(problem, points)
-    points = problems.check(problem, network.apply, params, points)
-    if held_out is None:
-        held_out = problem.sample(held_out_key, {name: held_out_size(len(x)) for name, x in points.items()})
-    held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
-    params = problems.at_least_single(params)
     flat, unravel = ravel_pytree(params)
-    points, held_out = (jax.tree.map(lambda x: x.astype(flat.dtype), x) for x in (points, held_out))
-    cut = _linear.rounding(flat.dtype) if cut is None else cut
-    few = _sample(problem, network.apply, params, points, sampled, memory, sample_key)
+    few = _sample(problem, network.apply, params, points, sampled, memory, keys[2])
     system = functools.partial(_system_at, problem, network.apply, weights=weights)
 
     theta, now = np.asarray(flat), system(params, points)
@@ -247,13 +235,6 @@ def _judge(
     basis: _Basis,
 ) -> tuple[dict[str, np.ndarray], float]:
     """As `least_squares` judges: what fitting the held-out points too would change, and what they leave unexplained."""
-    by_term = _system.residuals(problem, apply, params, held_out)
     both = system(params, {name: jnp.concatenate([points[name], held_out[name]]) for name in points})
     step = basis.toward @ _fitted(both, basis)
-    where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])
-    u = _system.values(apply, params, where)
-    scaled = system(params, held_out)
-    parts = np.split(scaled.residual, np.cumsum(scaled.kernel.sizes)[:-1])
-    unexplained = np.linalg.norm([rms(part) for part in parts]) * unit(apply, params, where)
-    correction = rms(_system.change(apply, params, step, where))
-    return by_term, relative_to_solution(correction + unexplained, rms(u))
+    return judged(problem, apply, params, held_out, _system_at(problem, apply, params, held_out, None).scale, step)

@@ -73,29 +73,42 @@ def least_squares(
     """
     if steps is not None and steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    _linear.check_cut(cut)
-    check_network(network)
-    start_key, held_out_key = jax.random.split(jax.random.key(0) if key is None else key)
-    params = network.init(start_key) if params is None else params
-    problem, points = trained(problem, points)
-    points = problems.check(problem, network.apply, params, points)
-    if held_out is None:
-        held_out = problem.sample(held_out_key, {name: held_out_size(len(x)) for name, x in points.items()})
-    held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
-    params = problems.at_least_single(params)
+    keys = jax.random.split(jax.random.key(0) if key is None else key)
+    problem, params, points, held_out, cut = prepared(problem, network, points, keys, params, held_out, cut)
     limit = _system.half_of_memory() if memory is None else memory
     _system.require_memory(problem, network.apply, params, points, float(limit))
-    dtype = ravel_pytree(params)[0].dtype
-    points, held_out = (jax.tree.map(lambda x: x.astype(dtype), x) for x in (points, held_out))
-    cut = _linear.rounding(dtype) if cut is None else cut
 
     linear = isinstance(network.apply, _linearized._Tangent)
     fit = _fit(problem, network.apply, params, points, weights, cut, linear, steps or (30 if linear else 200))
-    residuals, error = _judge(problem, network.apply, fit, held_out, cut)
+    residuals, error = _judge(problem, network.apply, fit, held_out, weights, cut)
     return Solution(
         functools.partial(network.apply, fit.params), residuals, error, tuple(fit.history), fit.solve.rank,
         fit.solve.condition, fit.reason, fit.params,
     )  # fmt: skip
+
+
+def prepared(
+    problem: Problem,
+    network: Network,
+    points: Points,
+    keys: Array,
+    params: PyTree | None,
+    held_out: Points | None,
+    cut: float | None,
+) -> tuple[Problem, PyTree, dict[str, Array], dict[str, Array], float]:
+    """The trained problem, where to start, the points and held-out ones, checked and of one precision, and the cut."""
+    _linear.check_cut(cut)
+    check_network(network)
+    params = network.init(keys[0]) if params is None else params
+    problem, points = trained(problem, points)
+    points = problems.check(problem, network.apply, params, points)
+    if held_out is None:
+        held_out = problem.sample(keys[1], {name: held_out_size(len(x)) for name, x in points.items()})
+    held_out = problems.check(problem, network.apply, params, trained(problem, held_out)[1])
+    params = problems.at_least_single(params)
+    dtype = ravel_pytree(params)[0].dtype
+    points, held_out = (jax.tree.map(lambda x: x.astype(dtype), x) for x in (points, held_out))
+    return problem, params, points, held_out, _linear.rounding(dtype) if cut is None else cut
 
 
 def held_out_size(n: int) -> int:
@@ -171,33 +184,37 @@ def _fit(
 
 
 def _judge(
-    problem: Problem, apply: Apply, fit: _Fit, held_out: Mapping[str, Array], cut: float
+    problem: Problem, apply: Apply, fit: _Fit, held_out: Mapping[str, Array], weights: Mapping | None, cut: float
+) -> tuple[dict[str, np.ndarray], float]:
+    residual = _system.rows(problem, apply, fit.params, held_out)
+    gradients = _system.jacobian(problem, apply, fit.params, held_out)
+    unit = _system.row_scales(gradients)
+    scale = unit * row_weights(problem, weights, apply, fit.params, held_out).astype(unit.dtype)
+    gradients *= scale[:, None]
+    both, wanted = np.concatenate([fit.gradients, gradients]), -np.concatenate([fit.residual, scale * residual])
+    return judged(problem, apply, fit.params, held_out, unit, _linear.least_squares(both, wanted, cut).x)
+
+
+def judged(
+    problem: Problem, apply: Apply, params: PyTree, held_out: Mapping[str, Array], unit: np.ndarray, step: np.ndarray
 ) -> tuple[dict[str, np.ndarray], float]:
     """Held-out residuals by term, and what they say about the relative error.
 
-    Two parts: by how much the field moves if the held-out points are fitted too (what the fitted ones left open), and
-    the held-out residuals themselves, in units of rows (what the network cannot follow).
+    Two parts: by how much the field moves if the held-out points are fitted too, by a ``step`` of the parameters (what
+    the fitted ones left open), and the held-out residuals themselves, in units of rows (what the network cannot
+    follow).  ``unit`` makes the norm of each row 1, whatever its weight.
     """
-    by_term = _system.residuals(problem, apply, fit.params, held_out)
-    residual = np.concatenate(list(by_term.values()))
-    gradients = _system.jacobian(problem, apply, fit.params, held_out)
-    scale = _system.row_scales(gradients)
-    gradients *= scale[:, None]
-    both, wanted = np.concatenate([fit.gradients, gradients]), -np.concatenate([fit.residual, scale * residual])
-    step = _linear.least_squares(both, wanted, cut).x
+    by_term = _system.residuals(problem, apply, params, held_out)
+    ends = np.cumsum([len(r) for r in by_term.values()])
+    scaled = np.split(unit * np.concatenate(list(by_term.values())), ends[:-1])
     where = jnp.concatenate([x[:, : len(problem.domain[0])] for x in held_out.values()])  # Without measured values.
-    u = _system.values(apply, fit.params, where)
-    scaled = np.split(scale * residual, np.cumsum([len(r) for r in by_term.values()])[:-1])
+    few = where[:: max(1, len(where) // 200)]
+    # The field that a row of unit norm stands for.
+    of_row = rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))
     # Term by term, so that two ends are not lost among a thousand points inside.
-    unexplained = np.linalg.norm([rms(part) for part in scaled]) * unit(apply, fit.params, where)
-    correction = rms(_system.change(apply, fit.params, step, where))
-    return by_term, relative_to_solution(correction + unexplained, rms(u))
-
-
-def unit(apply: Apply, params: PyTree, x: Array) -> float:
-    """Root mean square of ``‖∂u(x)/∂θ‖``: the field that a row of unit norm stands for."""
-    few = x[:: max(1, len(x) // 200)]
-    return rms(np.linalg.norm(_system.gradients(identity, apply, params, few), axis=1))
+    unexplained = np.linalg.norm([rms(part) for part in scaled]) * of_row
+    correction = rms(_system.change(apply, params, step, where))
+    return by_term, relative_to_solution(correction + unexplained, rms(_system.values(apply, params, where)))
 
 
 def row_weights(

@@ -85,11 +85,16 @@ def rms(x: ArrayLike) -> float:
     return float(np.sqrt(np.mean(np.abs(np.asarray(x)) ** 2)))
 
 
+def over(number: float | int, other: float | int) -> float:
+    """Their ratio, large but a number where the second is zero."""
+    return number / max(other, 1e-300)
+
+
 def relative_to_solution(error: float, size: float) -> float:
     """An error as a part of the solution, of which the field that was found, of this ``size``, is all that is known.
 
     The solution is at least as large as that field less the error.  Where this is next to nothing the result is large,
     but finite: solutions of which little is known can still be ordered by it.
     """
-    part = error / max(size, np.finfo(float).tiny)
+    part = over(error, size)
     return float(part / max(1 - part, NOTHING))

@@ -68,7 +68,7 @@ def solve(
         if not trials.fits(width):
             return trials.finished(best, "no scale resolves the solution in the widest network that may be")
     best = trials.climb_axes(best, COARSE)
-    wide = 2 * width  # Wide enough for what the axes are to be told.
+    wide = 2 * width  # Wide enough to distinguish the axes.
     while best.error > ACCURATE:
         before = best
         width = 2 * before.width
