@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from pinn_analysis import Condition, identity, networks, problems, results, solving
+from pinn_analysis.operators import Field
 from pinn_analysis.problems import Problem, box
 from scipy.integrate import solve_ivp
-from scipy.interpolate import RectBivariateSpline
 
 import runs
 
@@ -33,19 +33,30 @@ MEMORY = None  # Bytes for `solve`.
 
 
 class Known(NamedTuple):
-    """A solution on a grid: axes, and values ``(n, m, components)``."""
+    """A solution on a uniform grid: axes, and values ``(n, m, components)``."""
 
-    x: np.ndarray
-    y: np.ndarray
-    values: np.ndarray
+    x: Array
+    y: Array
+    values: Array
 
-    def field(self, z: Array) -> Array:
-        """At a point, by cubic splines."""
-        splines = [RectBivariateSpline(self.x, self.y, part) for part in np.moveaxis(self.values, -1, 0)]
-        at = lambda z: np.stack([spline.ev(z[..., 0], z[..., 1]) for spline in splines], -1)
-        shape = jax.ShapeDtypeStruct((len(splines),), z.dtype)
-        u = jax.pure_callback(at, shape, z, vmap_method="expand_dims")
-        return u[0] if len(splines) == 1 else u
+    @property
+    def field(self) -> Field:
+        return functools.partial(interpolated, *self)
+
+
+def interpolated(x: Array, y: Array, values: Array, z: Array) -> Array:
+    """Values at a point, by the cubic through four nodes of each axis."""
+    nodes = jnp.arange(4)
+    others = np.array([[m for m in range(4) if m != k] for k in range(4)])
+
+    def stencil(axis: Array, s: Array) -> tuple[Array, Array]:
+        place = (s - axis[0]) / (axis[1] - axis[0])
+        first = jnp.clip(jnp.floor(place).astype(int) - 1, 0, len(axis) - 4)
+        return first, jnp.prod((place - first - others) / (nodes[:, None] - others), 1)
+
+    (i, along_x), (j, along_y) = stencil(x, z[0]), stencil(y, z[1])
+    u = jnp.einsum("i,j,ijm", along_x, along_y, jax.lax.dynamic_slice(values, (i, j, 0), (4, 4, values.shape[-1])))
+    return u[0] if u.size == 1 else u
 
 
 @functools.cache
@@ -59,14 +70,14 @@ def allen_cahn(modes: int = MODES) -> Known:
 
     t = np.linspace(0, 1, TIMES)
     u = solve_ivp(slope, (0, 1), x**2 * np.cos(np.pi * x), "DOP853", t, rtol=1e-10, atol=1e-12, first_step=1e-5).y
-    return Known(np.append(x, 1), t, np.concatenate([u, u[:1]])[..., None])
+    return Known(*map(jnp.asarray, (np.append(x, 1), t, np.concatenate([u, u[:1]])[..., None])))
 
 
 def cavity(lid: str) -> Known:
     """Velocity."""
     fields = results.records("cavity_reference")[lid].arrays["fields"]
-    x = np.linspace(0, 1, fields.shape[1])
-    return Known(x, x, np.moveaxis(fields[1:], 0, -1))
+    x = jnp.linspace(0, 1, fields.shape[1])
+    return Known(x, x, jnp.asarray(np.moveaxis(fields[1:], 0, -1), float))
 
 
 def with_parabolic_lid(problem: Problem) -> Problem:
