@@ -226,7 +226,7 @@ def test_rectangles_against_other_points_other_terms_and_other_parameters_form_n
     kernel = ntk.operator(problem, apply, params, points)
     few = problem._replace(conditions={name: problem.conditions[name] for name in ("residual", "initial")})
     elsewhere = few.sample(jax.random.key(5), {"residual": 2, "initial": 3})
-    monkeypatch.setattr(ntk._operator, "_symmetric", None)
+    monkeypatch.setattr(ntk._matrix, "_symmetric", None)
     for other in (params, jax.tree.map(lambda leaf: 1.1 * leaf, params)):
         right = ntk.operator(few, apply, other, elsewhere)
         exact = j @ jacobian(few, apply, other, elsewhere).T
@@ -327,12 +327,12 @@ def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(mo
     apply, params = plain()
     problem = value_problem()
     kernel = ntk.operator(problem, apply, params, {"u": jnp.ones((500, 2))})
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 3_000_000)
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 3_000_000)
     with pytest.raises(ValueError, match=r"500 x 500 rows takes 0.002 GB.*of 0.003 GB.  `ntk.operator` gives"):
         kernel.dense()
     assert kernel.mv(jnp.ones(500)).shape == (500,)
     few = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), 50))
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
     monkeypatch.setattr(ntk._rows, "jacobian_gram", counted := Counted(ntk._rows.jacobian_gram))
     j = jacobian(problem, apply, params, {"u": few.points[0]})
     assert error(few.dense().matrix, j @ j.T) <= ROUNDING
@@ -343,17 +343,17 @@ def test_a_large_matrix_is_made_in_tiles_in_its_place(case, monkeypatch):
     """Beside the matrix, nothing of its size is alive when it is finished, or while a tile is written."""
     problem, apply, params, points, j = case
     kernel, exact = ntk.operator(problem, apply, params, points), j @ j.T
-    alive, written = [], ntk._operator._written
+    alive, written = [], ntk._matrix._written
 
     def watched(matrix, *args):
         after = written(matrix, *args)
         alive.append(matrix.is_deleted())
         return after
 
-    monkeypatch.setattr(ntk._operator, "SMALL", 100)
-    monkeypatch.setattr(ntk._operator, "_written", watched)
+    monkeypatch.setattr(ntk._matrix, "SMALL", 100)
+    monkeypatch.setattr(ntk._matrix, "_written", watched)
     monkeypatch.setattr(ntk._rows, "ENTRY", 10**8)
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
     assert error(kernel.dense().matrix, exact) <= ROUNDING
     assert error(kernel.cross(kernel), exact) <= ROUNDING
     assert len(alive) > 20 and all(alive)
