@@ -65,17 +65,22 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * _rows.ENTRY * itemsize))
-    if gram is _rows.structured_gram:
-        batch_size = batch_size or max(1, tile)
-    else:
-        most = memory // (8 * max(left.parameters(), 1) * itemsize)
-        if batch_size is None and n + m <= most and small:
-            return gram, [left], [other]
-        batch_size = batch_size or max(1, min(most, tile))
+    most, small = _rows_at_a_time(left, gram, memory), n * m * itemsize <= min(SMALL, memory // 6)
+    if gram is not _rows.structured_gram and batch_size is None and n + m <= most and small:
+        return gram, [left], [other]
+    # Where parameters are few, and rows short, what takes memory are the entries of a tile.
+    batch_size = batch_size or min(most, _rows_at_a_time(left, _rows.structured_gram, memory))
     terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
     batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
+
+
+def _rows_at_a_time(kernel: JacobianRows, gram: Callable, memory: int) -> int:
+    """So many on each side that what a tile needs, rows or structured derivatives, is an eighth of memory; or one."""
+    eighth = memory // (8 * _itemsize(kernel))
+    if gram is _rows.structured_gram:
+        return max(1, math.isqrt(eighth // _rows.ENTRY))
+    return max(1, eighth // max(kernel.parameters(), 1))
 
 
 def _gram(left: "KernelOperator", right: "KernelOperator | None", method: str) -> Callable:
@@ -100,8 +105,9 @@ def _by_devices(
     mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
     gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
     check_batch_size(batch_size)
+    most = batch_size or _rows_at_a_time(left, gram, _devices.device_memory(mesh))
     left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
-    return _sharded.matrix(left, others[0] if others else None, gram, batch_size)
+    return _sharded.matrix(left, others[0] if others else None, gram, most)
 
 
 class _Matrix:
