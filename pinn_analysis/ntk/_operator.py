@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -14,13 +13,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _devices, _rows, _sharded
+from pinn_analysis.ntk import _devices, _layers, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
 
 SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
-METHODS = ("auto", "jacobian", "structured")
 
 
 @functools.partial(
@@ -84,16 +82,15 @@ class KernelOperator(JacobianRows):
     def diagonal(self) -> Float[Array, " n"]:
         """The entries ``K_kk``, squared norms of the rows: O(n p) time, and the memory of 32 rows.
 
-        For wide networks (as in `dense`) less than a training step on the same points, and no row is formed.
+        For wide networks less than a training step on the same points, and the rows of wide layers are not formed.
 
         Raises:
             ValueError: an entry is not finite.
         """
         parts = []
         for term in (self.only(name) for name in self.names):
-            structured = _rows.structure_helps(term, _rows.structured_diagonal)
-            squared_norms = _rows.structured_diagonal if structured else _rows.jacobian_diagonal
-            parts.append(squared_norms(term) if self.mesh is None else _sharded.diagonal(term, squared_norms))
+            alone = self.mesh is None
+            parts.append(_layers.diagonal(term) if alone else _sharded.diagonal(term, _layers.diagonal))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -109,11 +106,10 @@ class KernelOperator(JacobianRows):
     ) -> Float[Array, "n m"]:
         """``J J'ᵀ`` with the rows ``J'`` of another operator: of other points, other terms, other parameters.
 
-        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`; the
-        structured method needs the same network and parameters on both sides.
+        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`.
 
         Raises:
-            ValueError: as `dense`, of either side; two networks for ``method="structured"``.
+            ValueError: as `dense`, of either side.
         """
         if self.mesh or other.mesh:
             matrix = _by_devices(self, other, method, batch_size)
@@ -219,10 +215,10 @@ def empirical(
         params: its parameters.
         points: ``(n_i, d)`` for each condition.
         method: ``"jacobian"`` multiplies out the Jacobian: O(n p) memory, O(n² p) time.
-            ``"structured"`` uses neural-tangents' structured derivatives, which know the
-            rank-one rows of dense layers: O(n² w) a layer of width ``w``, without the
-            Jacobian.  ``"auto"`` takes the second where it pays (a matrix among the parameters
-            has 100,000 entries or more), neural-tangents is installed, and knows the network.
+            ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
+            parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
+            width ``w``, without its part of the Jacobian; other parameters as before.
+            ``"auto"`` takes for each matrix what is less work, by the formula in `_layers.worthwhile`.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
@@ -256,7 +252,7 @@ def _plan(
     left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
 ) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
     """How to multiply rows out, and the parts of both sides to do it with."""
-    gram = _gram(left, right, method)
+    gram = _gram(method)
     _check_batch_size(batch_size)
     batch_size = left.batch_size if batch_size is None else batch_size
     other = left if right is None else right
@@ -268,31 +264,22 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * _rows.ENTRY * itemsize))
-    if gram is _rows.structured_gram:
-        batch_size = batch_size or max(1, tile)
-    else:
-        most = memory // (8 * max(left.parameters(), 1) * itemsize)
-        if batch_size is None and n + m <= most and small:
-            return gram, [left], [other]
-        batch_size = batch_size or max(1, min(most, tile))
+    most, tile = _layers.rows_at_a_time(gram, left, right, memory)
+    small = n * m * itemsize <= min(SMALL, memory // 6) and n * m <= tile**2
+    if batch_size is None and n + m <= most and small:
+        return gram, [left], [other]
+    batch_size = batch_size or max(1, min(most, tile))
     terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
     batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
 
 
-def _gram(left: KernelOperator, right: KernelOperator | None, method: str) -> Callable:
-    """How to multiply out the rows of two terms."""
-    if method not in METHODS:
+def _gram(method: str) -> Callable:
+    """How to multiply out rows."""
+    ways = {"auto": _layers.gram, "jacobian": _rows.jacobian_gram, "structured": _layers.structured_gram}
+    if method not in ways:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
-    same = right is None or _same_network(left, right)
-    if method == "structured" and not same:
-        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
-    if method == "auto" and same:
-        terms = [side.only(name) for side in (left, left if right is None else right) for name in side.names]
-        helps = all(_rows.structure_helps(term, _rows.structured_gram, None) for term in terms)
-        method = "structured" if helps else "jacobian"
-    return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
+    return ways[method]
 
 
 def _by_devices(
@@ -301,7 +288,7 @@ def _by_devices(
     """The matrix over several devices."""
     sides = [kernel for kernel in (left, right) if kernel]
     mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
-    gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
+    gram, batch_size = _gram(method), left.batch_size if batch_size is None else batch_size
     _check_batch_size(batch_size)
     left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
     return _sharded.matrix(left, others[0] if others else None, gram, batch_size)
@@ -349,11 +336,6 @@ def _batches(term: KernelOperator, batch_size: int | None) -> list[KernelOperato
     step = len(x) if batch_size is None else max(1, batch_size // components)
     parts = (x[i : i + step] for i in range(0, len(x), step))
     return [dataclasses.replace(term, points=(part,), sizes=(len(part) * components,)) for part in parts]
-
-
-def _same_network(left: KernelOperator, right: KernelOperator) -> bool:
-    a, b = (jax.tree.flatten((side.apply, side.params)) for side in (left, right))
-    return a[1] == b[1] and all(x is y for x, y in zip(a[0], b[0], strict=True))
 
 
 def _itemsize(kernel: KernelOperator) -> int:

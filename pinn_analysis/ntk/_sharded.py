@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.ntk import _devices, _rows
+from pinn_analysis.ntk import _devices, _layers, _rows
 from pinn_analysis.ntk._rows import JacobianRows, Passes
 
 if TYPE_CHECKING:
@@ -65,10 +64,7 @@ def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callabl
     itemsize = jnp.result_type(*jax.tree.leaves(left.params)).itemsize
     _devices.check_matrix(left.sizes, sum(other.sizes), itemsize, mesh)
     if most is None:
-        memory = _devices.device_memory(mesh)
-        most = max(1, memory // (8 * left.parameters() * itemsize))
-        if gram is _rows.structured_gram:
-            most = max(1, math.isqrt(memory // (8 * _rows.ENTRY * itemsize)))
+        most = max(1, min(_layers.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
     terms, others = ([side.only(name) for name in side.names] for side in (left, other))
     blocks = [
         [_block(a, b, gram=gram, most=most) for b in (others[: i + 1] if right is None else others)]

@@ -1,0 +1,293 @@
+"""Rows of Jacobians by layers: where a matrix only multiplies vectors, its part of a row is a sum of outer products.
+
+For ``z_t = a_t W``, ``t`` running over all products with ``W`` in the program of a row (value and derivatives carried
+through the layer, other layers that share it), the part is ``Σ_t a_t ⊗ g_t``, ``g_t`` the cotangent of ``z_t``.  With
+``A_t`` ``(n, v)`` and ``G_t`` ``(n, w)`` of all rows the layer adds
+
+    Σ_{t,s} (A_t A_sᵀ) ∘ (G_t G_sᵀ)
+
+to the kernel, and no row is formed (Novak, Sohl-Dickstein, Schoenholz, 2206.08720, do it primitive by primitive).
+Parameters that enter in any other way have their part of the rows formed, by automatic differentiation.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+from jaxtyping import Float
+
+from pinn_analysis._laplacian import _function
+from pinn_analysis._programs import deduplicated
+from pinn_analysis.ntk import _blocks, _rows
+from pinn_analysis.ntk._rows import JacobianRows
+
+MEANWHILE = 128  # Numbers in use for an entry of a block while it is made.
+CHUNKS = 4  # Of the points of a block: of a symmetric one, 10 of the 16 are computed.
+ENTRY = 30  # Multiplications that the entry of a product of two lanes costs beside its own.
+FORMED = 20  # Multiplications that a number of a formed row costs beside its own.
+
+
+class Product(NamedTuple):
+    """One product of a parameter.
+
+    Attributes:
+        equation: its number in the program.
+        operand: which of the two operands is the parameter.
+        axis: of the parameter, the one summed over.
+        lanes: number of vectors multiplied.
+    """
+
+    equation: int
+    operand: int
+    axis: int
+    lanes: int
+
+
+class Factors(NamedTuple):
+    """Outer products ``Σ_t a_t ⊗ b_t`` of rows, along the first and the second axis of a parameter."""
+
+    first: Float[Array, "*rows t v"]
+    second: Float[Array, "*rows t w"]
+
+
+class Program(NamedTuple):
+    """One point of a term: every operation once.
+
+    Attributes:
+        closed: from the leaves of the parameters and a point.
+        products: of each parameter that enters by products with vectors alone.
+    """
+
+    closed: core.ClosedJaxpr
+    products: dict[int, list[Product]]
+
+    def lanes(self, leaf: int) -> int:
+        return sum(product.lanes for product in self.products[leaf])
+
+
+def programs(kernel: JacobianRows) -> list[Program]:
+    """Of the terms of a kernel."""
+    return [_program(kernel, i) for i in range(len(kernel.points))]
+
+
+def _program(kernel: JacobianRows, i: int) -> Program:
+    leaves, tree = jax.tree.flatten(kernel.params)
+
+    def row(leaves: list[Array], x: Array) -> Array:
+        return _rows.outputs(kernel.operators[i], kernel.apply, jax.tree.unflatten(tree, leaves))(x)
+
+    point = jax.ShapeDtypeStruct(kernel.points[i].shape[1:], kernel.points[i].dtype)
+    closed = jax.make_jaxpr(deduplicated(row))(leaves, point)
+    return Program(closed, _products(closed.jaxpr, len(leaves)))
+
+
+def _products(jaxpr: core.Jaxpr, leaves: int) -> dict[int, list[Product]]:
+    matrices = {var: (i, (0, 1)) for i, var in enumerate(jaxpr.invars[:leaves]) if var.aval.ndim == 2}
+    products: dict[int, list[Product]] = {i: [] for i, _ in matrices.values()}
+    constants = set(jaxpr.constvars)
+    otherwise = {matrices[atom][0] for atom in jaxpr.outvars if isinstance(atom, core.Var) and atom in matrices}
+    for number, eqn in enumerate(jaxpr.eqns):
+        for operand, atom in enumerate(eqn.invars):
+            if isinstance(atom, core.Literal) or atom not in matrices:
+                continue
+            leaf, axes = matrices[atom]
+            if eqn.primitive.name == "transpose":
+                matrices[eqn.outvars[0]] = leaf, tuple(axes[k] for k in eqn.params["permutation"])
+            elif eqn.primitive.name == "sub" and operand == 0 and eqn.invars[1] in constants:  # As in `linearized`.
+                matrices[eqn.outvars[0]] = matrices[atom]
+            elif (axis := _summed_over(eqn, operand)) is not None:
+                lanes = eqn.outvars[0].aval.size // atom.aval.shape[1 - axis]
+                products[leaf].append(Product(number, operand, axes[axis], lanes))
+            else:
+                otherwise.add(leaf)
+    return {leaf: found for leaf, found in products.items() if leaf not in otherwise}
+
+
+def _summed_over(eqn: core.JaxprEqn, operand: int) -> int | None:
+    """The axis of a matrix that its product with vectors sums over, if the equation is such a product."""
+    if eqn.primitive.name != "dot_general":
+        return None
+    contracted, batched = eqn.params["dimension_numbers"]
+    return contracted[operand][0] if len(contracted[operand]) == 1 and not batched[operand] else None
+
+
+def row_parts(
+    program: Program, kernel: JacobianRows, chosen: frozenset[int]
+) -> Callable[[Array], tuple[dict[int, Array], dict[int, Factors]]]:
+    """``x -> `` the parts of the rows at a point: those formed, ``(q, ...)``, and the factors of the ``chosen``."""
+    leaves = dict(enumerate(jax.tree.leaves(kernel.params)))
+    variables = {number: program.closed.jaxpr.eqns[number].outvars[0].aval for number in _numbers(program, chosen)}
+
+    def parts(x: Array) -> tuple[dict[int, Array], dict[int, Factors]]:
+        shifts = {number: jnp.zeros(aval.shape, aval.dtype) for number, aval in variables.items()}
+        formed = {i: leaf for i, leaf in leaves.items() if i not in chosen}
+        run = lambda shifts, formed: _run(program, leaves | formed, x, shifts)
+        value, pullback, operands = jax.vjp(run, shifts, formed, has_aux=True)
+
+        def part(e: Array) -> tuple[dict[int, Array], dict[int, Factors]]:
+            cotangents, gradients = pullback(e)
+            return gradients, {i: _factors(program, i, operands, cotangents, leaves[i]) for i in chosen}
+
+        return _rows.for_each_component(part, value)
+
+    return parts
+
+
+def _numbers(program: Program, chosen: frozenset[int]) -> set[int]:
+    return {product.equation for leaf in chosen for product in program.products[leaf]}
+
+
+def _run(
+    program: Program, leaves: Mapping[int, Array], x: Array, shifts: Mapping[int, Array]
+) -> tuple[Array, dict[int, Sequence[Array]]]:
+    """The value, with ``shifts`` added to the results of equations; and the operands of these."""
+    jaxpr, operands = program.closed.jaxpr, {}
+    known = dict(zip(jaxpr.constvars, program.closed.consts, strict=True))
+    known |= dict(zip(jaxpr.invars, [*leaves.values(), x], strict=True))
+    read = lambda atom: atom.val if isinstance(atom, core.Literal) else known[atom]
+    for number, eqn in enumerate(jaxpr.eqns):
+        values = [read(atom) for atom in eqn.invars]
+        outputs = _function(eqn)(*values)
+        if number in shifts:
+            operands[number], outputs = values, [outputs[0] + shifts[number]]
+        known |= dict(zip(eqn.outvars, outputs, strict=True))
+    (out,) = jaxpr.outvars
+    return read(out), operands
+
+
+def _factors(
+    program: Program,
+    leaf: int,
+    operands: Mapping[int, Sequence[Array]],
+    cotangents: Mapping[int, Array],
+    like: Array,
+) -> Factors:
+    """Vectors that a parameter multiplies, and cotangents of the results, one below the other."""
+    sides = [[jnp.zeros((0, size), like.dtype)] for size in like.shape]
+    for number, operand, axis, lanes in program.products[leaf]:
+        contracted = program.closed.jaxpr.eqns[number].params["dimension_numbers"][0]
+        multiplied = jnp.moveaxis(operands[number][1 - operand], contracted[1 - operand][0], -1)
+        result = cotangents[number].reshape((lanes, -1) if operand == 1 else (-1, lanes))
+        sides[axis].append(multiplied.reshape(lanes, -1))
+        sides[1 - axis].append(result if operand == 1 else result.T)
+    return Factors(*map(jnp.concatenate, sides))
+
+
+def structured(left: JacobianRows, right: JacobianRows | None) -> frozenset[int]:
+    """The parameters that enter all terms by products alone."""
+    sides = [left] if right is None else [left, right]
+    return frozenset.intersection(*[frozenset(program.products) for side in sides for program in programs(side)])
+
+
+def worthwhile(left: JacobianRows, right: JacobianRows | None) -> frozenset[int]:
+    """Those of them whose part of a block is less work by their factors than by rows.
+
+    A parameter of shape ``(v, w)``, with ``s`` and ``t`` lanes in all rows of each side, costs ``s t (v + w + ENTRY)``
+    multiplications by its factors, and ``(n m + s + t + FORMED (n + m)) v w`` by ``n`` and ``m`` rows (``s`` and ``n``
+    once where both sides are the same).
+    """
+    sides, leaves = [left] if right is None else [left, right], jax.tree.leaves(left.params)
+    found = [programs(side) for side in sides]
+
+    def pays(leaf: int) -> bool:
+        v, w = leaves[leaf].shape
+        lanes = [
+            sum(n * program.lanes(leaf) for n, program in zip(side.sizes, of_side, strict=True))
+            for side, of_side in zip(sides, found, strict=True)
+        ]
+        rows = [sum(side.sizes) for side in sides]
+        by_rows = rows[0] * rows[-1] + sum(lanes) + FORMED * sum(rows)
+        return lanes[0] * lanes[-1] * (v + w + ENTRY) < by_rows * v * w
+
+    return frozenset(filter(pays, structured(left, right)))
+
+
+def rows_at_a_time(gram: Callable, left: JacobianRows, right: JacobianRows | None, memory: int) -> tuple[int, int]:
+    """How many rows a part of ``memory`` holds in so far as they are formed, and rows of a tile that it holds."""
+    leaves = jax.tree.leaves(left.params)
+    itemsize, chosen = jnp.result_type(*leaves).itemsize, ()
+    if gram is not _rows.jacobian_gram:
+        chosen = jax.eval_shape(_chosen, left, right, choose=structured if gram is structured_gram else worthwhile)
+    formed = left.parameters() - sum(leaves[i].size for i in chosen)
+    return memory // (8 * max(formed, 1) * itemsize), math.isqrt(memory // (8 * MEANWHILE * itemsize))
+
+
+@functools.partial(jax.jit, static_argnames="choose")  # So that it is traced once.
+def _chosen(left: JacobianRows, right: JacobianRows | None, *, choose: Callable) -> dict[int, Array]:
+    return {i: jnp.zeros(()) for i in choose(left, right)}
+
+
+@jax.jit
+def structured_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
+    """``J J'ᵀ`` by the factors of all parameters that have them."""
+    return _gram(left, right, structured(left, right))
+
+
+@jax.jit
+def gram(left: JacobianRows, right: JacobianRows | None) -> Array:
+    """``J J'ᵀ`` by the factors of the parameters where they are less work than the rows."""
+    return _gram(left, right, worthwhile(left, right))
+
+
+def _gram(left: JacobianRows, right: JacobianRows | None, chosen: frozenset[int]) -> Array:
+    if not chosen:
+        return _rows.jacobian_gram(left, right)
+    with jax.default_matmul_precision("highest"):
+        formed_a, factors_a = _all_parts(left, chosen)
+        formed_b, factors_b = (formed_a, factors_a) if right is None else _all_parts(right, chosen)
+        blocks = [
+            [_block(a, b) for b in (factors_b[: k + 1] if right is None else factors_b)]
+            for k, a in enumerate(factors_a)
+        ]
+        matrix = _blocks.mirror(blocks) if right is None else jnp.block(blocks)
+        return sum((a @ b.T for a, b in zip(formed_a, formed_b, strict=True)), matrix)
+
+
+def _all_parts(kernel: JacobianRows, chosen: frozenset[int]) -> tuple[list[Array], list[list[Factors]]]:
+    """What is formed of all rows, ``(n, p_i)`` for each parameter; and the factors, of some rows at a time."""
+    formed, factors, step = [], [], max(64, -(-sum(kernel.sizes) // CHUNKS))
+    for program, x, n in zip(programs(kernel), kernel.points, kernel.sizes, strict=True):
+        of_points = jax.vmap(row_parts(program, kernel, chosen))(x)
+        rows, of_term = jax.tree.map(lambda part, n=n: part.reshape(n, *part.shape[2:]), of_points)
+        formed.append([part.reshape(n, -1) for part in rows.values()])
+        lanes_first = jax.tree.map(lambda part: part.swapaxes(0, 1), list(of_term.values()))
+        for start in range(0, n, step):
+            factors.append(jax.tree.map(lambda part, start=start: part[:, start : start + step], lanes_first))
+    return [jnp.concatenate(parts) for parts in zip(*formed, strict=True)], factors
+
+
+def _block(a: Sequence[Factors], b: Sequence[Factors]) -> Array:
+    """``Σ_{t,s} (A_t A_sᵀ) ∘ (B_t B_sᵀ)``, over the parameters."""
+
+    def products(left: Float[Array, "t n v"], right: Float[Array, "s m v"]) -> Float[Array, "t n s m"]:
+        return jnp.tensordot(left, right, (2, 2))
+
+    return sum(
+        (products(of_a.first, of_b.first) * products(of_a.second, of_b.second)).sum((0, 2))
+        for of_a, of_b in zip(a, b, strict=True)
+    )
+
+
+@jax.jit
+def diagonal(kernel: JacobianRows) -> Array:
+    """Squared norms of the rows of one term, without the rows of parameters whose factors are less work."""
+    (program,), leaves = programs(kernel), jax.tree.leaves(kernel.params)
+    chosen = frozenset(i for i in program.products if program.lanes(i) * sum(leaves[i].shape) < leaves[i].size)
+    if not chosen:
+        return _rows.jacobian_diagonal(kernel)
+    parts = row_parts(program, kernel, chosen)
+
+    def squared_norms(x: Array) -> Array:
+        formed, factors = parts(x)
+        rows = [jnp.sum(part.reshape(len(part), -1) ** 2, 1) for part in formed.values()]
+        square = lambda side: side @ side.swapaxes(1, 2)
+        return sum((square(f.first) * square(f.second)).sum((1, 2)) for f in factors.values()) + sum(rows)
+
+    with jax.default_matmul_precision("highest"):
+        most = min(4 * _rows.POINTS, kernel.batch_size or 4 * _rows.POINTS)
+        return jax.lax.map(squared_norms, kernel.points[0], batch_size=most).ravel()
