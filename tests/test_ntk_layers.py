@@ -82,6 +82,11 @@ def products_of_products(params, x):
     return jnp.tanh(x @ (v @ w)) @ out
 
 
+def shifted(params, x):
+    w, out = params
+    return jnp.tanh(x @ (w - 1.0)) @ out
+
+
 def batched(params, x):
     (w,) = params
     return jnp.einsum("kij,ki->kj", w, jnp.tanh(jnp.outer(jnp.arange(1.0, 4.0), x))).sum() ** 2
@@ -112,6 +117,7 @@ MODELS = {
     "shared": lambda: (shared, normal((6, 2), (6, 2), (6, 6), (6,)), {(6, 2), (6, 6)}),
     "also otherwise": lambda: (also_otherwise, normal((2, 6), (2,)), set()),
     "products of products": lambda: (products_of_products, normal((2, 6), (6, 5), (5,)), {(2, 6), (6, 5)}),
+    "shifted": lambda: (shifted, normal((2, 6), (6,)), set()),
     "batched": lambda: (batched, normal((3, 2, 4)), set()),
 }  # fmt: skip
 

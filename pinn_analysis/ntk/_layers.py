@@ -87,10 +87,10 @@ def _program(kernel: JacobianRows, i: int) -> Program:
 
 
 def _products(jaxpr: core.Jaxpr, leaves: int) -> dict[int, list[Product]]:
-    matrices = {var: (i, (0, 1)) for i, var in enumerate(jaxpr.invars[:leaves]) if var.aval.ndim == 2}
+    # The matrices that are a parameter but for a transposition and a constant (`networks.linearized`).
+    matrices = {var: (i, (0, 1)) for i, var in enumerate(jaxpr.invars[:leaves]) if len(_shape(var)) == 2}
     products: dict[int, list[Product]] = {i: [] for i, _ in matrices.values()}
-    constants = set(jaxpr.constvars)
-    otherwise = {matrices[atom][0] for atom in jaxpr.outvars if isinstance(atom, core.Var) and atom in matrices}
+    otherwise = set()
     for number, eqn in enumerate(jaxpr.eqns):
         for operand, atom in enumerate(eqn.invars):
             if isinstance(atom, core.Literal) or atom not in matrices:
@@ -98,14 +98,18 @@ def _products(jaxpr: core.Jaxpr, leaves: int) -> dict[int, list[Product]]:
             leaf, axes = matrices[atom]
             if eqn.primitive.name == "transpose":
                 matrices[eqn.outvars[0]] = leaf, tuple(axes[k] for k in eqn.params["permutation"])
-            elif eqn.primitive.name == "sub" and operand == 0 and eqn.invars[1] in constants:  # As in `linearized`.
+            elif eqn.primitive.name == "sub" and operand == 0 and any(eqn.invars[1] is c for c in jaxpr.constvars):
                 matrices[eqn.outvars[0]] = matrices[atom]
             elif (axis := _summed_over(eqn, operand)) is not None:
-                lanes = eqn.outvars[0].aval.size // atom.aval.shape[1 - axis]
+                lanes = math.prod(_shape(eqn.outvars[0])) // _shape(atom)[1 - axis]
                 products[leaf].append(Product(number, operand, axes[axis], lanes))
             else:
                 otherwise.add(leaf)
     return {leaf: found for leaf, found in products.items() if leaf not in otherwise}
+
+
+def _shape(atom: core.Var) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
 
 def _summed_over(eqn: core.JaxprEqn, operand: int) -> int | None:
