@@ -17,19 +17,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.extend import core
 from jaxtyping import Float
 
 from pinn_analysis._laplacian import _function
 from pinn_analysis._programs import deduplicated
-from pinn_analysis.ntk import _blocks, _rows
+from pinn_analysis.ntk import _blocks, _devices, _rows
 from pinn_analysis.ntk._rows import JacobianRows
 
-MEANWHILE = 128  # Numbers in use for an entry of a block while it is made.
-CHUNKS = 4  # Of the points of a block: of a symmetric one, 10 of the 16 are computed.
-ENTRY = 30  # Multiplications that the entry of a product of two lanes costs beside its own.
-FORMED = 20  # Multiplications that a number of a formed row costs beside its own.
+TILE = 32  # Rows of a tile: what a core keeps near it; and more where there would be more than
+TILES = 32  # of them, one after the other.
+MEANWHILE = 128  # Numbers in use for an entry of a part of the matrix while it is made, at most.
+# What is done beside multiplications, measured in these (`benchmarks/kernels.py --sweep`).
+ENTRY = 30  # For an entry of the product of two lanes.
+FORMED = 60  # For a number of a row that is formed.
 
 
 class Product(NamedTuple):
@@ -191,12 +194,14 @@ def structured(left: JacobianRows, right: JacobianRows | None) -> frozenset[int]
 def worthwhile(left: JacobianRows, right: JacobianRows | None) -> frozenset[int]:
     """Those of them whose part of a block is less work by their factors than by rows.
 
-    A parameter of shape ``(v, w)``, with ``s`` and ``t`` lanes in all rows of each side, costs ``s t (v + w + ENTRY)``
-    multiplications by its factors, and ``(n m + s + t + FORMED (n + m)) v w`` by ``n`` and ``m`` rows (``s`` and ``n``
-    once where both sides are the same).
+    For a parameter of shape ``(v, w)``, with ``s`` and ``t`` lanes in all of the ``n`` and ``m`` rows, that is
+    ``s t (v + w + ENTRY)`` multiplications by its factors, half as many where both sides are the same, and
+    ``(n m + s + t + FORMED (n + m)) v w`` by rows (there ``s`` and ``n`` once).
     """
     sides, leaves = [left] if right is None else [left, right], jax.tree.leaves(left.params)
     found = [programs(side) for side in sides]
+    rows = [sum(side.sizes) for side in sides]
+    half = (1 + min(1, _tile(rows[0]) / rows[0])) / 2 if right is None else 1
 
     def pays(leaf: int) -> bool:
         v, w = leaves[leaf].shape
@@ -204,26 +209,29 @@ def worthwhile(left: JacobianRows, right: JacobianRows | None) -> frozenset[int]
             sum(n * program.lanes(leaf) for n, program in zip(side.sizes, of_side, strict=True))
             for side, of_side in zip(sides, found, strict=True)
         ]
-        rows = [sum(side.sizes) for side in sides]
         by_rows = rows[0] * rows[-1] + sum(lanes) + FORMED * sum(rows)
-        return lanes[0] * lanes[-1] * (v + w + ENTRY) < by_rows * v * w
+        return half * lanes[0] * lanes[-1] * (v + w + ENTRY) < by_rows * v * w
 
     return frozenset(filter(pays, structured(left, right)))
 
 
 def rows_at_a_time(gram: Callable, left: JacobianRows, right: JacobianRows | None, memory: int) -> tuple[int, int]:
-    """How many rows a part of ``memory`` holds in so far as they are formed, and rows of a tile that it holds."""
+    """How many rows a part of ``memory`` holds with what is kept of them, and how many rows of a tile."""
     leaves = jax.tree.leaves(left.params)
-    itemsize, chosen = jnp.result_type(*leaves).itemsize, ()
+    itemsize, kept = jnp.result_type(*leaves).itemsize, left.parameters()
     if gram is not _rows.jacobian_gram:
-        chosen = jax.eval_shape(_chosen, left, right, choose=structured if gram is structured_gram else worthwhile)
-    formed = left.parameters() - sum(leaves[i].size for i in chosen)
-    return memory // (8 * max(formed, 1) * itemsize), math.isqrt(memory // (8 * MEANWHILE * itemsize))
+        choose = structured if gram is structured_gram else worthwhile
+        kept = jax.eval_shape(_kept, left, right, choose=choose).size
+    return memory // (8 * max(kept, 1) * itemsize), math.isqrt(memory // (8 * MEANWHILE * itemsize))
 
 
 @functools.partial(jax.jit, static_argnames="choose")  # So that it is traced once.
-def _chosen(left: JacobianRows, right: JacobianRows | None, *, choose: Callable) -> dict[int, Array]:
-    return {i: jnp.zeros(()) for i in choose(left, right)}
+def _kept(left: JacobianRows, right: JacobianRows | None, *, choose: Callable) -> Array:
+    """As many numbers as a row of the first side keeps: what is formed, and factors with what they are made from."""
+    leaves, chosen = jax.tree.leaves(left.params), choose(left, right)
+    lanes = {i: max(program.lanes(i) for program in programs(left)) for i in chosen}
+    formed = sum(leaf.size for i, leaf in enumerate(leaves) if i not in chosen)
+    return jnp.zeros(formed + 2 * sum(lanes[i] * sum(leaves[i].shape) for i in chosen))
 
 
 @jax.jit
@@ -243,26 +251,62 @@ def _gram(left: JacobianRows, right: JacobianRows | None, chosen: frozenset[int]
         return _rows.jacobian_gram(left, right)
     with jax.default_matmul_precision("highest"):
         formed_a, factors_a = _all_parts(left, chosen)
-        formed_b, factors_b = (formed_a, factors_a) if right is None else _all_parts(right, chosen)
-        blocks = [
-            [_block(a, b) for b in (factors_b[: k + 1] if right is None else factors_b)]
-            for k, a in enumerate(factors_a)
-        ]
-        matrix = _blocks.mirror(blocks) if right is None else jnp.block(blocks)
+        if right is None:
+            formed_b = formed_a
+            lines = [[*[_rectangle(a, b) for b in factors_a[:i]], _square(a)] for i, a in enumerate(factors_a)]
+            matrix = _blocks.mirror(lines)
+        else:
+            formed_b, factors_b = _all_parts(right, chosen)
+            matrix = jnp.block([[_rectangle(a, b) for b in factors_b] for a in factors_a])
         return sum((a @ b.T for a, b in zip(formed_a, formed_b, strict=True)), matrix)
 
 
 def _all_parts(kernel: JacobianRows, chosen: frozenset[int]) -> tuple[list[Array], list[list[Factors]]]:
-    """What is formed of all rows, ``(n, p_i)`` for each parameter; and the factors, of some rows at a time."""
-    formed, factors, step = [], [], max(64, -(-sum(kernel.sizes) // CHUNKS))
+    """What is formed of all rows, ``(n, p_i)`` for each parameter; and the factors of each term."""
+    formed, factors = [], []
     for program, x, n in zip(programs(kernel), kernel.points, kernel.sizes, strict=True):
         of_points = jax.vmap(row_parts(program, kernel, chosen))(x)
         rows, of_term = jax.tree.map(lambda part, n=n: part.reshape(n, *part.shape[2:]), of_points)
         formed.append([part.reshape(n, -1) for part in rows.values()])
-        lanes_first = jax.tree.map(lambda part: part.swapaxes(0, 1), list(of_term.values()))
-        for start in range(0, n, step):
-            factors.append(jax.tree.map(lambda part, start=start: part[:, start : start + step], lanes_first))
+        factors.append(list(of_term.values()))
     return [jnp.concatenate(parts) for parts in zip(*formed, strict=True)], factors
+
+
+def _square(a: list[Factors]) -> Float[Array, "n n"]:
+    """The block of a term with itself, of which half is computed."""
+    tiles = _tiles(a)
+    pairs = np.array([(i, j) for i in range(len(tiles[0].first)) for j in range(i + 1)])
+    block = _placed(tiles, tiles, pairs, len(a[0].first), len(a[0].first))
+    return jnp.tril(block) + jnp.tril(block, -1).T
+
+
+def _rectangle(a: list[Factors], b: list[Factors]) -> Float[Array, "n m"]:
+    down, across = _tiles(a), _tiles(b)
+    pairs = np.array(list(np.ndindex(len(down[0].first), len(across[0].first))))
+    return _placed(down, across, pairs, len(a[0].first), len(b[0].first))
+
+
+def _tile(rows: int) -> int:
+    return max(TILE, -(-rows // TILES))
+
+
+def _tiles(factors: list[Factors]) -> list[Factors]:
+    """``(tiles, t, rows, v)``."""
+    tiles = _devices.tiles(factors, _tile(len(factors[0].first)))
+    return jax.tree.map(lambda part: part.swapaxes(1, 2), tiles)
+
+
+def _placed(down: list[Factors], across: list[Factors], pairs: np.ndarray, n: int, m: int) -> Float[Array, "n m"]:
+    """The tiles with these numbers, each in its place."""
+
+    def tile(pair: Array) -> Array:
+        a, b = (jax.tree.map(lambda part, k=k: part[k], side) for side, k in zip((down, across), pair, strict=True))
+        return _block(a, b)
+
+    found = jax.lax.map(tile, jnp.asarray(pairs))
+    block = jnp.zeros((len(down[0].first), len(across[0].first), *found.shape[1:]), found.dtype)
+    block = block.at[pairs[:, 0], pairs[:, 1]].set(found).swapaxes(1, 2)
+    return block.reshape(block.shape[0] * block.shape[1], -1)[:n, :m]
 
 
 def _block(a: Sequence[Factors], b: Sequence[Factors]) -> Array:

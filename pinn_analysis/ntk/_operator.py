@@ -265,8 +265,7 @@ def _plan(
             "training does to one vector of residuals; or take fewer points."
         )
     most, tile = _layers.rows_at_a_time(gram, left, right, memory)
-    small = n * m * itemsize <= min(SMALL, memory // 6) and n * m <= tile**2
-    if batch_size is None and n + m <= most and small:
+    if batch_size is None and n + m <= most and n * m * itemsize <= min(SMALL, memory // 6):
         return gram, [left], [other]
     batch_size = batch_size or max(1, min(most, tile))
     terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
