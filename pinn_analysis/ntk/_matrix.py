@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from pinn_analysis.ntk import _devices, _rows, _sharded
+from pinn_analysis.ntk import _devices, _layers, _rows, _sharded
 from pinn_analysis.ntk._rows import JacobianRows
 
 if TYPE_CHECKING:
     from pinn_analysis.ntk._operator import KernelOperator
 
 SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
-METHODS = ("auto", "jacobian", "structured")
 
 
 def multiplied_out(
@@ -53,7 +51,7 @@ def _plan(
     left: "KernelOperator", right: "KernelOperator | None", method: str, batch_size: int | None
 ) -> tuple[Callable, list[JacobianRows], list[JacobianRows]]:
     """How to multiply rows out, and the parts of both sides to do it with."""
-    gram = _gram(left, right, method)
+    gram = _gram(method)
     check_batch_size(batch_size)
     batch_size = left.batch_size if batch_size is None else batch_size
     other = left if right is None else right
@@ -65,36 +63,21 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    most, small = _rows_at_a_time(left, gram, memory), n * m * itemsize <= min(SMALL, memory // 6)
-    if gram is not _rows.structured_gram and batch_size is None and n + m <= most and small:
+    most, tile = _layers.rows_at_a_time(gram, left, right, memory)
+    if batch_size is None and n + m <= most and n * m * itemsize <= min(SMALL, memory // 6):
         return gram, [left], [other]
-    # Where parameters are few, and rows short, what takes memory are the entries of a tile.
-    batch_size = batch_size or min(most, _rows_at_a_time(left, _rows.structured_gram, memory))
+    batch_size = batch_size or max(1, min(most, tile))
     terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
     batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
     return gram, *batches
 
 
-def _rows_at_a_time(kernel: JacobianRows, gram: Callable, memory: int) -> int:
-    """So many on each side that what a tile needs, rows or structured derivatives, is an eighth of memory; or one."""
-    eighth = memory // (8 * _itemsize(kernel))
-    if gram is _rows.structured_gram:
-        return max(1, math.isqrt(eighth // _rows.ENTRY))
-    return max(1, eighth // max(kernel.parameters(), 1))
-
-
-def _gram(left: "KernelOperator", right: "KernelOperator | None", method: str) -> Callable:
-    """How to multiply out the rows of two terms."""
-    if method not in METHODS:
+def _gram(method: str) -> Callable:
+    """How to multiply out rows."""
+    ways = {"auto": _layers.gram, "jacobian": _rows.jacobian_gram, "structured": _layers.structured_gram}
+    if method not in ways:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
-    same = right is None or _same_network(left, right)
-    if method == "structured" and not same:
-        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
-    if method == "auto" and same:
-        terms = [side.only(name) for side in (left, left if right is None else right) for name in side.names]
-        helps = all(_rows.structure_helps(term, _rows.structured_gram, None) for term in terms)
-        method = "structured" if helps else "jacobian"
-    return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
+    return ways[method]
 
 
 def _by_devices(
@@ -103,11 +86,12 @@ def _by_devices(
     """The matrix over several devices."""
     sides = [kernel for kernel in (left, right) if kernel]
     mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
-    gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
+    gram, batch_size = _gram(method), left.batch_size if batch_size is None else batch_size
     check_batch_size(batch_size)
-    most = batch_size or _rows_at_a_time(left, gram, _devices.device_memory(mesh))
     left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
-    return _sharded.matrix(left, others[0] if others else None, gram, most)
+    right = others[0] if others else None
+    most = batch_size or max(1, min(_layers.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
+    return _sharded.matrix(left, right, gram, most)
 
 
 class _Matrix:
@@ -153,11 +137,6 @@ def _batches(term: JacobianRows, batch_size: int | None) -> list[JacobianRows]:
     step = len(x) if batch_size is None else max(1, batch_size // components)
     parts = (x[i : i + step] for i in range(0, len(x), step))
     return [dataclasses.replace(term, points=(part,), sizes=(len(part) * components,)) for part in parts]
-
-
-def _same_network(left: JacobianRows, right: JacobianRows) -> bool:
-    a, b = (jax.tree.flatten((side.apply, side.params)) for side in (left, right))
-    return a[1] == b[1] and all(x is y for x, y in zip(a[0], b[0], strict=True))
 
 
 def _itemsize(kernel: JacobianRows) -> int:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _devices, _matrix, _rows, _sharded
+from pinn_analysis.ntk import _devices, _layers, _matrix, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
@@ -78,16 +78,15 @@ class KernelOperator(JacobianRows):
     def diagonal(self) -> Float[Array, " n"]:
         """The entries ``K_kk``, squared norms of the rows: O(n p) time, and the memory of 32 rows.
 
-        For wide networks (as in `dense`) less than a training step on the same points, and no row is formed.
+        For wide networks less than a training step on the same points, and the rows of wide layers are not formed.
 
         Raises:
             ValueError: an entry is not finite.
         """
         parts = []
         for term in (self.only(name) for name in self.names):
-            structured = _rows.structure_helps(term, _rows.structured_diagonal)
-            squared_norms = _rows.structured_diagonal if structured else _rows.jacobian_diagonal
-            parts.append(squared_norms(term) if self.mesh is None else _sharded.diagonal(term, squared_norms))
+            alone = self.mesh is None
+            parts.append(_layers.diagonal(term) if alone else _sharded.diagonal(term, _layers.diagonal))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -103,11 +102,10 @@ class KernelOperator(JacobianRows):
     ) -> Float[Array, "n m"]:
         """``J J'ᵀ`` with the rows ``J'`` of another operator: of other points, other terms, other parameters.
 
-        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`; the
-        structured method needs the same network and parameters on both sides.
+        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`.
 
         Raises:
-            ValueError: as `dense`, of either side; two networks for ``method="structured"``.
+            ValueError: as `dense`, of either side.
         """
         matrix = _matrix.multiplied_out(self, other, method, batch_size)
         if fails(jnp.isfinite(matrix).all()):
@@ -195,10 +193,10 @@ def empirical(
         params: its parameters.
         points: ``(n_i, d)`` for each condition.
         method: ``"jacobian"`` multiplies out the Jacobian: O(n p) memory, O(n² p) time.
-            ``"structured"`` uses neural-tangents' structured derivatives, which know the
-            rank-one rows of dense layers: O(n² w) per layer of width ``w``, without the
-            Jacobian.  ``"auto"`` takes the second where it pays (a matrix among the parameters
-            has 100,000 entries or more), neural-tangents is installed, and knows the network.
+            ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
+            parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
+            width ``w``, without its part of the Jacobian; other parameters as before.
+            ``"auto"`` takes for each matrix what is less work, by the formula in `_layers.worthwhile`.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
