@@ -36,11 +36,6 @@ VERSION = "0.6.5"
 INSTALL = f"pip install --no-deps neural-tangents=={VERSION}"
 
 
-def installed() -> bool:
-    """Whether `load` will find it."""
-    return importlib.util.find_spec("neural_tangents") is not None
-
-
 @functools.cache
 def load() -> types.ModuleType:
     """The module `neural_tangents`, imported on first use.
@@ -53,7 +48,7 @@ def load() -> types.ModuleType:
     spec = importlib.util.find_spec("neural_tangents")
     if spec is None:
         raise ModuleNotFoundError(
-            f"Infinite-width kernels and structured empirical ones need neural-tangents: `{INSTALL}` "
+            f"The closed forms of infinite-width kernels need neural-tangents: `{INSTALL}` "
             "(`--no-deps` because it asks for TensorFlow, which nothing here uses)."
         )
     for name in [name for name in sys.modules if name.startswith("neural_tangents.")]:

@@ -117,7 +117,7 @@ def test_all_methods_agree(case, options):
     assert jnp.array_equal(kernel.matrix, kernel.matrix.T)
 
 
-def test_wide_networks_take_the_structured_method_and_agree(monkeypatch):
+def test_wide_layers_are_multiplied_by_their_factors_and_agree(monkeypatch):
     problem, network = helmholtz_2d(), mlp((2, 400, 300, 1))
     problem = problem._replace(conditions={"boundary": problem.conditions["boundary"]})
     params, points = network.init(jax.random.key(0)), problem.sample(jax.random.key(1), 3)
@@ -226,14 +226,12 @@ def test_rectangles_against_other_points_other_terms_and_other_parameters_form_n
     kernel = ntk.operator(problem, apply, params, points)
     few = problem._replace(conditions={name: problem.conditions[name] for name in ("residual", "initial")})
     elsewhere = few.sample(jax.random.key(5), {"residual": 2, "initial": 3})
-    monkeypatch.setattr(ntk._operator, "_symmetric", None)
+    monkeypatch.setattr(ntk._matrix, "_symmetric", None)
     for other in (params, jax.tree.map(lambda leaf: 1.1 * leaf, params)):
         right = ntk.operator(few, apply, other, elsewhere)
         exact = j @ jacobian(few, apply, other, elsewhere).T
         for options in {}, {"batch_size": 2}:
             assert error(kernel.cross(right, **options), exact) <= ROUNDING
-    with pytest.raises(ValueError, match="needs one network with one set of parameters"):
-        kernel.cross(right, method="structured")
 
 
 def test_another_coefficient_other_parameters_and_other_points_compile_nothing():
@@ -246,7 +244,7 @@ def test_another_coefficient_other_parameters_and_other_points_compile_nothing()
             return lambda x: laplacian(u)(x) + self.rate * u(x)
 
     apply, params = plain()
-    compiled, counts = (ntk._rows.jacobian_gram, ntk._rows.jacobian_diagonal, ntk._operator._product), []
+    compiled, counts = (ntk._layers.gram, ntk._layers.diagonal, ntk._operator._product), []
     for rate in (1.0, 2.0, 3.0):
         condition = Condition(Reaction(jnp.asarray(rate)), lambda x, rate=rate: rate * x[0], box())
         problem = Problem("reaction", {"r": condition}, (jnp.zeros(2), jnp.ones(2)))
@@ -284,7 +282,7 @@ def looked_up(params, x):
 
 
 @pytest.mark.parametrize("apply", [halves, looped, looked_up])
-def test_what_the_structured_method_does_not_know_falls_back_to_the_plain_one(apply):
+def test_wide_matrices_that_are_no_layers_have_their_rows_formed(apply):
     keys = jax.random.split(jax.random.key(0))
     params = {"in": jax.random.normal(keys[0], (2, 320)), "w": jax.random.normal(keys[1], (320, 320)) / 18}
     problem = value_problem()
@@ -327,13 +325,13 @@ def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(mo
     apply, params = plain()
     problem = value_problem()
     kernel = ntk.operator(problem, apply, params, {"u": jnp.ones((500, 2))})
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 3_000_000)
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 3_000_000)
     with pytest.raises(ValueError, match=r"500 x 500 rows takes 0.002 GB.*of 0.003 GB.  `ntk.operator` gives"):
         kernel.dense()
     assert kernel.mv(jnp.ones(500)).shape == (500,)
     few = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), 50))
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
-    monkeypatch.setattr(ntk._rows, "jacobian_gram", counted := Counted(ntk._rows.jacobian_gram))
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
+    monkeypatch.setattr(ntk._layers, "gram", counted := Counted(ntk._layers.gram))
     j = jacobian(problem, apply, params, {"u": few.points[0]})
     assert error(few.dense().matrix, j @ j.T) <= ROUNDING
     assert counted.calls > 1  # In batches.
@@ -343,17 +341,17 @@ def test_a_large_matrix_is_made_in_tiles_in_its_place(case, monkeypatch):
     """Beside the matrix, nothing of its size is alive when it is finished, or while a tile is written."""
     problem, apply, params, points, j = case
     kernel, exact = ntk.operator(problem, apply, params, points), j @ j.T
-    alive, written = [], ntk._operator._written
+    alive, written = [], ntk._matrix._written
 
     def watched(matrix, *args):
         after = written(matrix, *args)
         alive.append(matrix.is_deleted())
         return after
 
-    monkeypatch.setattr(ntk._operator, "SMALL", 100)
-    monkeypatch.setattr(ntk._operator, "_written", watched)
-    monkeypatch.setattr(ntk._rows, "ENTRY", 10**8)
-    monkeypatch.setattr(ntk._operator, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
+    monkeypatch.setattr(ntk._matrix, "SMALL", 100)
+    monkeypatch.setattr(ntk._matrix, "_written", watched)
+    monkeypatch.setattr(ntk._layers, "MEANWHILE", 10**8)
+    monkeypatch.setattr(ntk._matrix, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
     assert error(kernel.dense().matrix, exact) <= ROUNDING
     assert error(kernel.cross(kernel), exact) <= ROUNDING
     assert len(alive) > 20 and all(alive)

@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _devices, _rows, _sharded
+from pinn_analysis.ntk import _devices, _layers, _matrix, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
-
-SMALL = 2**27  # Bytes of a matrix that is made at once, some five times as many being in use meanwhile.
-METHODS = ("auto", "jacobian", "structured")
 
 
 @functools.partial(
@@ -84,16 +78,15 @@ class KernelOperator(JacobianRows):
     def diagonal(self) -> Float[Array, " n"]:
         """The entries ``K_kk``, squared norms of the rows: O(n p) time, and the memory of 32 rows.
 
-        For wide networks (as in `dense`) less than a training step on the same points, and no row is formed.
+        For wide networks less than a training step on the same points, and the rows of wide layers are not formed.
 
         Raises:
             ValueError: an entry is not finite.
         """
         parts = []
         for term in (self.only(name) for name in self.names):
-            structured = _rows.structure_helps(term, _rows.structured_diagonal)
-            squared_norms = _rows.structured_diagonal if structured else _rows.jacobian_diagonal
-            parts.append(squared_norms(term) if self.mesh is None else _sharded.diagonal(term, squared_norms))
+            alone = self.mesh is None
+            parts.append(_layers.diagonal(term) if alone else _sharded.diagonal(term, _layers.diagonal))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -109,20 +102,12 @@ class KernelOperator(JacobianRows):
     ) -> Float[Array, "n m"]:
         """``J J'ᵀ`` with the rows ``J'`` of another operator: of other points, other terms, other parameters.
 
-        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`; the
-        structured method needs the same network and parameters on both sides.
+        Its blocks are where ``self.slices()`` and ``other.slices()`` say.  Options are as of `dense`.
 
         Raises:
-            ValueError: as `dense`, of either side; two networks for ``method="structured"``.
+            ValueError: as `dense`, of either side.
         """
-        if self.mesh or other.mesh:
-            matrix = _by_devices(self, other, method, batch_size)
-        else:
-            gram, left, right = _plan(self, other, method, batch_size)
-            tiles = _Matrix(sum(self.sizes), sum(other.sizes))
-            for (i, a), (j, b) in itertools.product(_placed(left), _placed(right)):
-                tiles.put(gram(a, b), i, j)
-            matrix = tiles.whole
+        matrix = _matrix.multiplied_out(self, other, method, batch_size)
         if fails(jnp.isfinite(matrix).all()):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
@@ -137,20 +122,9 @@ class KernelOperator(JacobianRows):
             ValueError: an unknown method; a ``batch_size`` below 1; a matrix that memory cannot hold;
                 an entry of it is not finite.
         """
-        matrix = _by_devices(self, None, method, batch_size) if self.mesh else self._tiled(method, batch_size)
+        matrix = _matrix.multiplied_out(self, None, method, batch_size)
         self._check_finite(jnp.diagonal(matrix))
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
-
-    def _tiled(self, method: str, batch_size: int | None) -> Float[Array, "n n"]:
-        gram, parts, _ = _plan(self, None, method, batch_size)
-        matrix = _Matrix(sum(self.sizes), sum(self.sizes))
-        for before, (i, a) in enumerate(_placed(parts)):
-            matrix.put(_symmetric(gram(a, None)), i, i)
-            for j, b in _placed(parts[:before]):
-                tile = gram(a, b)
-                matrix.put(tile, i, j)
-                matrix.put(tile.T, j, i)
-        return matrix.whole
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
         if not fails(jnp.isfinite(diagonal).all()):
@@ -190,7 +164,7 @@ def operator(
     Raises:
         ValueError: see `problems.check`; a ``batch_size`` below 1.
     """
-    _check_batch_size(batch_size)
+    _matrix.check_batch_size(batch_size)
     checked = check(problem, apply, params, points)
     names = tuple(problem.conditions)
     operators = tuple(as_pytree(problem.conditions[name].operator) for name in names)
@@ -219,10 +193,10 @@ def empirical(
         params: its parameters.
         points: ``(n_i, d)`` for each condition.
         method: ``"jacobian"`` multiplies out the Jacobian: O(n p) memory, O(n² p) time.
-            ``"structured"`` uses neural-tangents' structured derivatives, which know the
-            rank-one rows of dense layers: O(n² w) a layer of width ``w``, without the
-            Jacobian.  ``"auto"`` takes the second where it pays (a matrix among the parameters
-            has 100,000 entries or more), neural-tangents is installed, and knows the network.
+            ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
+            parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
+            width ``w``, without its part of the Jacobian; other parameters as before.
+            ``"auto"`` takes for each matrix what is less work, by the formula in `_layers.worthwhile`.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
@@ -250,117 +224,3 @@ def row_counts(problem: Problem, apply: Apply, params: PyTree, points: Mapping[s
 @jax.jit
 def _product(kernel: KernelOperator, v: Float[Array, " n"]) -> Float[Array, " n"]:
     return kernel.linear()(v)
-
-
-def _plan(
-    left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
-) -> tuple[Callable, list[KernelOperator], list[KernelOperator]]:
-    """How to multiply rows out, and the parts of both sides to do it with."""
-    gram = _gram(left, right, method)
-    _check_batch_size(batch_size)
-    batch_size = left.batch_size if batch_size is None else batch_size
-    other = left if right is None else right
-    n, m, itemsize, memory = sum(left.sizes), sum(other.sizes), _itemsize(left), _memory()
-    if 2 * n * m * itemsize > memory:
-        raise ValueError(
-            f"A kernel of {n} x {m} rows takes {n * m * itemsize / 1e9:.3g} GB, and twice that while it is made, "
-            f"of {memory / 1e9:.3g} GB.  `ntk.operator` gives its products, diagonal, traces and single blocks without "
-            "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
-            "training does to one vector of residuals; or take fewer points."
-        )
-    small, tile = n * m * itemsize <= min(SMALL, memory // 6), math.isqrt(memory // (8 * _rows.ENTRY * itemsize))
-    if gram is _rows.structured_gram:
-        batch_size = batch_size or max(1, tile)
-    else:
-        most = memory // (8 * max(left.parameters(), 1) * itemsize)
-        if batch_size is None and n + m <= most and small:
-            return gram, [left], [other]
-        batch_size = batch_size or max(1, min(most, tile))
-    terms = {id(side): [side.only(name) for name in side.names] for side in (left, other)}
-    batches = [[batch for term in terms[id(side)] for batch in _batches(term, batch_size)] for side in (left, other)]
-    return gram, *batches
-
-
-def _gram(left: KernelOperator, right: KernelOperator | None, method: str) -> Callable:
-    """How to multiply out the rows of two terms."""
-    if method not in METHODS:
-        raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
-    same = right is None or _same_network(left, right)
-    if method == "structured" and not same:
-        raise ValueError('`method="structured"` needs one network with one set of parameters; leave `method` out.')
-    if method == "auto" and same:
-        terms = [side.only(name) for side in (left, left if right is None else right) for name in side.names]
-        helps = all(_rows.structure_helps(term, _rows.structured_gram, None) for term in terms)
-        method = "structured" if helps else "jacobian"
-    return _rows.structured_gram if method == "structured" else _rows.jacobian_gram
-
-
-def _by_devices(
-    left: KernelOperator, right: KernelOperator | None, method: str, batch_size: int | None
-) -> Float[Array, "n m"]:
-    """The matrix over several devices."""
-    sides = [kernel for kernel in (left, right) if kernel]
-    mesh = next(kernel.mesh for kernel in sides if kernel.mesh)
-    gram, batch_size = _gram(left, right, method), left.batch_size if batch_size is None else batch_size
-    _check_batch_size(batch_size)
-    left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
-    return _sharded.matrix(left, others[0] if others else None, gram, batch_size)
-
-
-class _Matrix:
-    """A matrix made of tiles, each written in its place and not kept."""
-
-    def __init__(self, n: int, m: int) -> None:
-        self.shape, self.whole = (n, m), None
-
-    def put(self, tile: Float[Array, "k l"], i: int, j: int) -> None:
-        """Write a tile whose first entry is ``[i, j]``."""
-        if tile.shape == self.shape:
-            self.whole = tile
-            return
-        whole = jnp.zeros(self.shape, tile.dtype) if self.whole is None else self.whole
-        self.whole = _written(whole.astype(jnp.promote_types(whole.dtype, tile.dtype)), tile, i, j)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _written(matrix: Float[Array, "n m"], tile: Float[Array, "k l"], i: ArrayLike, j: ArrayLike) -> Float[Array, "n m"]:
-    return jax.lax.dynamic_update_slice(matrix, tile.astype(matrix.dtype), (i, j))
-
-
-@jax.jit
-def _symmetric(tile: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    return (tile + tile.T) / 2
-
-
-def _placed(parts: Sequence[KernelOperator]) -> Iterator[tuple[int, KernelOperator]]:
-    """Each part with the number of its first row."""
-    ends = itertools.accumulate((sum(part.sizes) for part in parts), initial=0)
-    return zip(ends, parts, strict=False)
-
-
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-
-
-def _batches(term: KernelOperator, batch_size: int | None) -> list[KernelOperator]:
-    """One term in parts of at most ``batch_size`` rows, and at least a point."""
-    (x,), components = term.points, term.sizes[0] // len(term.points[0])
-    step = len(x) if batch_size is None else max(1, batch_size // components)
-    parts = (x[i : i + step] for i in range(0, len(x), step))
-    return [dataclasses.replace(term, points=(part,), sizes=(len(part) * components,)) for part in parts]
-
-
-def _same_network(left: KernelOperator, right: KernelOperator) -> bool:
-    a, b = (jax.tree.flatten((side.apply, side.params)) for side in (left, right))
-    return a[1] == b[1] and all(x is y for x, y in zip(a[0], b[0], strict=True))
-
-
-def _itemsize(kernel: KernelOperator) -> int:
-    return jnp.result_type(*jax.tree.leaves(kernel.params)).itemsize
-
-
-def _memory() -> int:
-    """Bytes of the device that kernels are computed on."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Rows of Jacobians multiplied out, by two methods, for operators of one term or several.
+"""Rows of Jacobians, of one term or several: what they are, products with them, and themselves multiplied out.
 
 Everything here is compiled, for any parameters, points and coefficients of the same shapes.
 ``right=None`` stands for the rows of ``left`` once more.
@@ -6,25 +6,21 @@ Everything here is compiled, for any parameters, points and coefficients of the 
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from pinn_analysis import _neural_tangents
 from pinn_analysis.ntk import _devices
 from pinn_analysis.ntk._blocks import Rows
 from pinn_analysis.operators import Operator
 from pinn_analysis.problems import Apply
 
 FEW = 8  # Components with a pullback of their own; more are mapped over.
-ENTRY = 128  # Numbers per entry that structured derivatives need meanwhile; 76 for a Laplacian in the plane.
 POINTS = 32  # Points at a time, of which a diagonal keeps the rows.
 WORKSPACE = 2**28  # Bytes that the points of a product may keep between its passes, unless the caller sets a number.
 
@@ -94,12 +90,17 @@ def row_gradients(operator: Operator, apply: Apply, params: PyTree) -> Callable[
 
     def gradients(x: Array) -> PyTree:
         value, pullback = jax.vjp(lambda params: outputs(operator, apply, params)(x), params)
-        basis = jnp.eye(value.size, dtype=value.dtype)
-        if value.size > FEW:
-            return jax.vmap(pullback)(basis)[0]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[pullback(e)[0] for e in basis])
+        return for_each_component(lambda e: pullback(e)[0], value)
 
     return gradients
+
+
+def for_each_component(row: Callable[[Array], PyTree], value: Float[Array, " q"]) -> PyTree:
+    """``row(e)`` of each unit vector, stacked: few are written out, more mapped over."""
+    basis = jnp.eye(value.size, dtype=value.dtype)
+    if value.size > FEW:
+        return jax.vmap(row)(basis)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[row(e) for e in basis])
 
 
 def gradient_rows(operator: Operator, apply: Apply, params: PyTree, x: Array) -> Array:
@@ -211,75 +212,3 @@ def jacobian_diagonal(kernel: JacobianRows) -> Array:
     with jax.default_matmul_precision("highest"):
         most = min(POINTS, kernel.batch_size or POINTS)
         return jax.lax.map(squared_norms, points, batch_size=max(1, most // components)).ravel()
-
-
-@jax.jit
-def structured_gram(left: JacobianRows, right: JacobianRows | None) -> Array:
-    """The same for one term on each side, by neural-tangents' structured derivatives.
-
-    It takes one function of both points.  Where the operators differ that is both, one after the
-    other, and the block of the first against the second is a quarter of what is computed.
-    """
-    other = left if right is None else right
-    operators = left.operators + other.operators
-    if right is None or operators[0] == operators[1]:
-        operators = left.operators
-    kernel = _structured_kernel(operators, left)
-    with jax.default_matmul_precision("highest"):
-        block = kernel(left.points[0], None if right is None else right.points[0], left.params)
-    q_left, q_right = (side.sizes[0] // len(side.points[0]) for side in (left, other))
-    block = block[:, :, :q_left, -q_right:].swapaxes(1, 2)
-    return block.reshape(left.sizes[0], other.sizes[0])
-
-
-@jax.jit
-def structured_diagonal(kernel: JacobianRows) -> Array:
-    """Squared norms of the rows of one term, of which none is formed."""
-    both = _structured_kernel(kernel.operators, kernel)
-
-    def squared_norms(x: Array) -> Array:
-        return jnp.diagonal(both(x[None], None, kernel.params)[0, 0])
-
-    with jax.default_matmul_precision("highest"):
-        most = min(4 * POINTS, kernel.batch_size or 4 * POINTS)
-        return jax.lax.map(squared_norms, kernel.points[0], batch_size=most).ravel()
-
-
-def structure_helps(kernel: JacobianRows, compiled: Callable, *args: JacobianRows | None) -> bool:
-    """Whether the structured method pays for a term, and neural-tangents has rules for all it consists of.
-
-    Where a rule is missing it raises, or forms the Jacobian of one primitive, a matrix by a matrix:
-    then some array is larger than the rows that the method is there to avoid.
-    """
-    if max(leaf.size for leaf in jax.tree.leaves(kernel.params)) < 100_000 or not _neural_tangents.installed():
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No Jacobian rule found")
-            largest = max(_sizes(compiled.trace(kernel, *args).jaxpr.jaxpr))
-    except NotImplementedError:
-        return False
-    return largest <= kernel.sizes[0] * kernel.parameters()
-
-
-def _sizes(jaxpr: jax.extend.core.Jaxpr) -> Iterator[int]:
-    """Numbers of entries of the arrays that a program computes."""
-    for equation in jaxpr.eqns:
-        yield from (getattr(variable.aval, "size", 0) for variable in equation.outvars)
-        for parameter in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from _sizes(inner)
-
-
-def _structured_kernel(operators: tuple[Operator, ...], like: JacobianRows) -> Callable:
-    """``(x (n, d), y, params) -> (n, m, q, q)``, by neural-tangents' structured derivatives."""
-    nt = _neural_tangents.load()
-
-    def batch(params: PyTree, x: Array) -> Array:
-        fields = [outputs(operator, like.apply, params) for operator in operators]
-        return jax.vmap(lambda z: jnp.concatenate([f(z) for f in fields]))(x)
-
-    return nt.empirical_ntk_fn(
-        batch, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES
-    )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ def diagonal(term: JacobianRows, of_share: Callable[[JacobianRows], Array]) -> A
     return _devices.by_rows(term.mesh, rows, term.points, _network(term), whole=_devices.gathered)[: term.sizes[0]]
 
 
-def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callable, most: int | None) -> Array:
+def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callable, most: int) -> Array:
     """``J J'ᵀ``, or ``J Jᵀ``, each device keeping rows of its own.
 
     A device multiplies out its rows of one term with the rows of another, ``most`` with ``most`` at a time, or with
@@ -64,11 +63,6 @@ def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callabl
     mesh, other = left.mesh, left if right is None else right
     itemsize = jnp.result_type(*jax.tree.leaves(left.params)).itemsize
     _devices.check_matrix(left.sizes, sum(other.sizes), itemsize, mesh)
-    if most is None:
-        memory = _devices.device_memory(mesh)
-        most = max(1, memory // (8 * left.parameters() * itemsize))
-        if gram is _rows.structured_gram:
-            most = max(1, math.isqrt(memory // (8 * _rows.ENTRY * itemsize)))
     terms, others = ([side.only(name) for name in side.names] for side in (left, other))
     blocks = [
         [_block(a, b, gram=gram, most=most) for b in (others[: i + 1] if right is None else others)]
