@@ -32,7 +32,7 @@ TILES = 32  # of them, one after the other.
 MEANWHILE = 128  # Numbers in use for an entry of a part of the matrix while it is made, at most.
 # What is done beside multiplications, measured in these (`benchmarks/kernels.py --sweep`).
 ENTRY = 30  # For an entry of the product of two lanes.
-FORMED = 60  # For a number of a row that is formed.
+FORMED = 50  # For a number of a row that is formed.
 
 
 class Product(NamedTuple):
