@@ -35,7 +35,7 @@ WAYS = (
 )
 METHODS = ("jacobian", "structured", "auto")
 RATE = 3e10  # Operations per second of one core, to guess what a sweep should leave out:
-LONGEST = 20  # seconds of a Jacobian multiplied out, and
+LONGEST = 30  # seconds of a Jacobian multiplied out, and
 LARGEST = 4e9  # bytes of one.
 
 
@@ -124,8 +124,9 @@ def show_swept(config: dict, arrays: dict) -> None:
     jacobian, structured, auto = arrays["seconds"]
     loss = 100 * (auto / min(jacobian, structured) - 1)
     print(
-        f"3 x {config['width']:4}, {config['points']:4} points: "
-        f"Jacobian {jacobian:8.4f} s, structured {structured:8.4f}, auto {auto:8.4f} with {arrays['by_factors']} of 4 layers by factors, loses {loss:3.0f} %",
+        f"3 x {config['width']:4}, {config['points']:4} points: Jacobian {jacobian:8.4f} s, "
+        f"structured {structured:8.4f}, auto {auto:8.4f} with {arrays['by_factors']} of 4 layers by factors, "
+        f"loses {loss:3.0f} %",
         flush=True,
     )
 
