@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from pinn_analysis import _neural_tangents, mlp, ntk, problems, results, training
-from pinn_analysis.ntk import _layers, _rows
+from pinn_analysis.ntk import _grams, _rows
 
 HERE = Path(__file__).parent
 WAYS = (
@@ -61,8 +61,8 @@ def compared(config: dict) -> dict:
         (default, x["residual"], None, params),
         (structured, x["residual"], None, params),
         (_rows.jacobian_gram, kernel, None),
-        (_layers.structured_gram, kernel, None),
-        (_layers.gram, kernel, None),
+        (_grams.structured_gram, kernel, None),
+        (_grams.gram, kernel, None),
     ]
     compiled = {name: way.lower(*args).compile() for name, (way, *args) in zip(WAYS, ways, strict=True)}
     calls = {name: functools.partial(compiled[name], *args) for name, (_, *args) in zip(WAYS, ways, strict=True)}
@@ -117,7 +117,7 @@ def swept(config: dict) -> dict:
     kernel = ntk.operator(problem, network.apply, params, x)
     calls = {method: lambda method=method: kernel.dense(method=method).matrix for method in METHODS}
     _, best = measured(calls, 2 if jacobian_seconds(config) > 5 else 5)
-    return {"seconds": list(best.values()), "by_factors": len(_layers.worthwhile(kernel, None))}
+    return {"seconds": list(best.values()), "by_factors": len(_grams.worthwhile(kernel, None))}
 
 
 def show_swept(config: dict, arrays: dict) -> None:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _devices, _layers, _rows, _sharded
+from pinn_analysis.ntk import _devices, _grams, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
@@ -90,7 +90,7 @@ class KernelOperator(JacobianRows):
         parts = []
         for term in (self.only(name) for name in self.names):
             alone = self.mesh is None
-            parts.append(_layers.diagonal(term) if alone else _sharded.diagonal(term, _layers.diagonal))
+            parts.append(_grams.diagonal(term) if alone else _sharded.diagonal(term, _grams.diagonal))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -218,7 +218,7 @@ def empirical(
             ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
             parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
             width ``w``, without its part of the Jacobian; other parameters as before.
-            ``"auto"`` takes for each matrix what is less work, by the formula in `_layers.worthwhile`.
+            ``"auto"`` takes for each matrix what is less work, by the formula in `_grams.worthwhile`.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
@@ -264,7 +264,7 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    most, tile = _layers.rows_at_a_time(gram, left, right, memory)
+    most, tile = _grams.rows_at_a_time(gram, left, right, memory)
     if batch_size is None and n + m <= most and n * m * itemsize <= min(SMALL, memory // 6):
         return gram, [left], [other]
     batch_size = batch_size or max(1, min(most, tile))
@@ -275,7 +275,7 @@ def _plan(
 
 def _gram(method: str) -> Callable:
     """How to multiply out rows."""
-    ways = {"auto": _layers.gram, "jacobian": _rows.jacobian_gram, "structured": _layers.structured_gram}
+    ways = {"auto": _grams.gram, "jacobian": _rows.jacobian_gram, "structured": _grams.structured_gram}
     if method not in ways:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     return ways[method]

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from pinn_analysis.ntk import _devices, _layers, _rows
+from pinn_analysis.ntk import _devices, _grams, _rows
 from pinn_analysis.ntk._rows import JacobianRows, Passes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def matrix(left: "KernelOperator", right: "KernelOperator | None", gram: Callabl
     itemsize = jnp.result_type(*jax.tree.leaves(left.params)).itemsize
     _devices.check_matrix(left.sizes, sum(other.sizes), itemsize, mesh)
     if most is None:
-        most = max(1, min(_layers.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
+        most = max(1, min(_grams.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
     terms, others = ([side.only(name) for name in side.names] for side in (left, other))
     blocks = [
         [_block(a, b, gram=gram, most=most) for b in (others[: i + 1] if right is None else others)]
