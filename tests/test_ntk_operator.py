@@ -244,7 +244,7 @@ def test_another_coefficient_other_parameters_and_other_points_compile_nothing()
             return lambda x: laplacian(u)(x) + self.rate * u(x)
 
     apply, params = plain()
-    compiled, counts = (ntk._layers.gram, ntk._layers.diagonal, ntk._operator._product), []
+    compiled, counts = (ntk._grams.gram, ntk._grams.diagonal, ntk._operator._product), []
     for rate in (1.0, 2.0, 3.0):
         condition = Condition(Reaction(jnp.asarray(rate)), lambda x, rate=rate: rate * x[0], box())
         problem = Problem("reaction", {"r": condition}, (jnp.zeros(2), jnp.ones(2)))
@@ -331,7 +331,7 @@ def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(mo
     assert kernel.mv(jnp.ones(500)).shape == (500,)
     few = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), 50))
     monkeypatch.setattr(ntk._matrix, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
-    monkeypatch.setattr(ntk._layers, "gram", counted := Counted(ntk._layers.gram))
+    monkeypatch.setattr(ntk._layers, "gram", counted := Counted(ntk._grams.gram))
     j = jacobian(problem, apply, params, {"u": few.points[0]})
     assert error(few.dense().matrix, j @ j.T) <= ROUNDING
     assert counted.calls > 1  # In batches.

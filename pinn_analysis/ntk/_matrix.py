@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from pinn_analysis.ntk import _devices, _layers, _rows, _sharded
+from pinn_analysis.ntk import _devices, _grams, _rows, _sharded
 from pinn_analysis.ntk._rows import JacobianRows
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _plan(
             "it, `spectra.largest_eigenpairs` and `spectra.density` its spectrum, `spectra.krylov_spectrum` what "
             "training does to one vector of residuals; or take fewer points."
         )
-    most, tile = _layers.rows_at_a_time(gram, left, right, memory)
+    most, tile = _grams.rows_at_a_time(gram, left, right, memory)
     if batch_size is None and n + m <= most and n * m * itemsize <= min(SMALL, memory // 6):
         return gram, [left], [other]
     batch_size = batch_size or max(1, min(most, tile))
@@ -74,7 +74,7 @@ def _plan(
 
 def _gram(method: str) -> Callable:
     """How to multiply out rows."""
-    ways = {"auto": _layers.gram, "jacobian": _rows.jacobian_gram, "structured": _layers.structured_gram}
+    ways = {"auto": _grams.gram, "jacobian": _rows.jacobian_gram, "structured": _grams.structured_gram}
     if method not in ways:
         raise ValueError(f'`method` must be "auto", "jacobian" or "structured", got {method!r}.')
     return ways[method]
@@ -90,7 +90,7 @@ def _by_devices(
     check_batch_size(batch_size)
     left, *others = [dataclasses.replace(_devices.replicated(kernel, mesh), mesh=mesh) for kernel in sides]
     right = others[0] if others else None
-    most = batch_size or max(1, min(_layers.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
+    most = batch_size or max(1, min(_grams.rows_at_a_time(gram, left, right, _devices.device_memory(mesh))))
     return _sharded.matrix(left, right, gram, most)
 
 

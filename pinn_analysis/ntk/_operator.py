@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
 from pinn_analysis._functions import as_pytree, fails
-from pinn_analysis.ntk import _devices, _layers, _matrix, _rows, _sharded
+from pinn_analysis.ntk import _devices, _grams, _matrix, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
@@ -86,7 +86,7 @@ class KernelOperator(JacobianRows):
         parts = []
         for term in (self.only(name) for name in self.names):
             alone = self.mesh is None
-            parts.append(_layers.diagonal(term) if alone else _sharded.diagonal(term, _layers.diagonal))
+            parts.append(_grams.diagonal(term) if alone else _sharded.diagonal(term, _grams.diagonal))
         diagonal = jnp.concatenate(parts)
         self._check_finite(diagonal)
         return diagonal
@@ -196,7 +196,7 @@ def empirical(
             ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
             parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
             width ``w``, without its part of the Jacobian; other parameters as before.
-            ``"auto"`` takes for each matrix what is less work, by the formula in `_layers.worthwhile`.
+            ``"auto"`` takes for each matrix what is less work, by the formula in `_grams.worthwhile`.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
