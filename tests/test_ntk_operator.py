@@ -331,7 +331,7 @@ def test_a_matrix_too_large_for_memory_is_refused_and_the_operator_multiplies(mo
     assert kernel.mv(jnp.ones(500)).shape == (500,)
     few = ntk.operator(problem, apply, params, problem.sample(jax.random.key(1), 50))
     monkeypatch.setattr(ntk._matrix, "_memory", lambda: 45_000)  # The matrix, and 170 numbers of each of 33 rows.
-    monkeypatch.setattr(ntk._layers, "gram", counted := Counted(ntk._grams.gram))
+    monkeypatch.setattr(ntk._grams, "gram", counted := Counted(ntk._grams.gram))
     j = jacobian(problem, apply, params, {"u": few.points[0]})
     assert error(few.dense().matrix, j @ j.T) <= ROUNDING
     assert counted.calls > 1  # In batches.
@@ -350,7 +350,7 @@ def test_a_large_matrix_is_made_in_tiles_in_its_place(case, monkeypatch):
 
     monkeypatch.setattr(ntk._matrix, "SMALL", 100)
     monkeypatch.setattr(ntk._matrix, "_written", watched)
-    monkeypatch.setattr(ntk._layers, "MEANWHILE", 10**8)
+    monkeypatch.setattr(ntk._grams, "MEANWHILE", 10**8)
     monkeypatch.setattr(ntk._matrix, "_memory", lambda: 8 * 8 * 10**8 * 16)  # Tiles of 4 rows.
     assert error(kernel.dense().matrix, exact) <= ROUNDING
     assert error(kernel.cross(kernel), exact) <= ROUNDING
