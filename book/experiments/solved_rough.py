@@ -113,11 +113,12 @@ def error(solution: solving.Solution, problem: Problem, known: Known) -> Array:
 def make(config: dict) -> dict:
     make_problem, make_known = CASES[config["case"]]
     problem, known, key = make_problem(), make_known(), jax.random.key(config["seed"])
-    start = time.perf_counter()
+    start, components = time.perf_counter(), known.values.shape[-1]
     if config["way"] == "equation":
-        solution = solving.solve(problem, key=key, memory=MEMORY)
+        pressure = int("momentum" in problem.conditions)
+        solution = solving.solve(problem, key=key, components=components + pressure, memory=MEMORY)
     else:
-        solution = solving.solve(follow(problem, known), key=key, memory=MEMORY)
+        solution = solving.solve(follow(problem, known), key=key, components=components, memory=MEMORY)
     if config["way"] == "equation from values":
         network = networks.Network(lambda _: solution.params, solution.field.func, None)
         cover = solving._solve.cover(problem, key, 2 * int(solution.settings["points"]))

@@ -53,6 +53,11 @@ class Case(NamedTuple):
         return functools.partial(self.apply, self.params)
 
 
+def residuals(problem: Problem, field: Field, points: Mapping[str, Array]) -> dict[str, Array]:
+    """As of `Problem.residuals`, in one program."""
+    return jax.jit(lambda points: problem.residuals(field, points))(points)
+
+
 def values(field: Field, x: Array) -> np.ndarray:
     """``(n, m)``."""
     return np.asarray(jax.jit(jax.vmap(field))(x)).reshape(len(x), -1)

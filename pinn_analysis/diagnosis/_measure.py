@@ -16,11 +16,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from pinn_analysis import convergence, curvature, gradients, ntk, problems, solving, spectra, training
-from pinn_analysis.diagnosis import _activations
+from pinn_analysis.diagnosis import _activations, _case
 from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
 from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
 from pinn_analysis.operators import Field, Operator, identity
-from pinn_analysis.problems import Condition, faces
+from pinn_analysis.problems import Apply, Condition, faces
 from pinn_analysis.solving._linear import over, rms
 
 ROWS = 800  # Of a kernel that is diagonalised.
@@ -36,8 +36,7 @@ def residuals(case: Case, _: Measured) -> dict[str, Any]:
     """Residuals without weights: root mean squares on the training's points and on held-out ones, by term."""
     found = {}
     for where, points in (("training", case.points), ("held_out", case.held_out)):
-        of_all = jax.jit(lambda points: case.problem.residuals(case.field, points))(points)
-        found[where] = {name: rms(r) for name, r in of_all.items()}
+        found[where] = {name: rms(r) for name, r in _case.residuals(case.problem, case.field, points).items()}
     return found
 
 
@@ -88,7 +87,7 @@ def substitution(case: Case, measured: Measured) -> dict[str, Any]:
     left = {}
     for name in case.problem.conditions:
         alone, x = case.problem.only(name), {name: case.held_out[name]}
-        r = jax.jit(lambda x, alone=alone: alone.residuals(case.solution, x))(x)[name]
+        r = _case.residuals(alone, case.solution, x)[name]
         left[name] = rms(r) / (measured["reference"]["units"][name] * size)
     of_values = {name: _of_values(c, case) for name, c in case.problem.conditions.items()}
     return {"left": left, "of values": of_values, "coefficients": _coefficients(case)}
@@ -100,7 +99,8 @@ def _of_values(condition: Condition, case: Case) -> bool:
         return True
     x = case.test[0]
     bump = lambda y: case.field(y) + jnp.sum((y - x) * jnp.arange(1.0, y.size + 1)) + jnp.sum((y - x) ** 2)
-    return bool(jnp.allclose(condition.operator(bump)(x), condition.operator(case.field)(x)))
+    of_bump, of_field = jax.jit(lambda x: [condition.operator(u)(x) for u in (bump, case.field)])(x)
+    return bool(jnp.allclose(of_bump, of_field))
 
 
 def sweep(case: Case, _: Measured) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
     rates = {name: float(rate) for name, rate in convergence.rates(whole).items()}
     few = _few(case, ROWS)
     matrix = ntk.empirical(case.problem, case.apply, case.params, few)
-    r = case.problem.residuals(case.field, few)
+    r = _case.residuals(case.problem, case.field, few)
     balanced = {name: over(max(rates.values()), rate) for name, rate in rates.items()}
     found: dict[str, Any] = {
         "points": {name: np.asarray(x) for name, x in few.items()}, "rates": rates, "weights": balanced,
@@ -215,25 +215,30 @@ def movement(case: Case, measured: Measured) -> dict[str, Any]:
     spectrum = spectra.spectrum(ntk.empirical(case.problem, case.apply, case.params, few), case.weights)
     rate = 0.5 * float(spectrum.max_learning_rate)
     predicted = convergence.gradient_descent(spectrum, rate).losses(
-        case.problem.residuals(case.field, few), TRIAL_STEPS
+        _case.residuals(case.problem, case.field, few), TRIAL_STEPS
     )
     optimizer = optax.sgd(rate)
     advance = training.stepper(case.problem, case.apply, few, optimizer, case.weights)
     start = (case.params, optimizer.init(case.params))
     (params, _), _ = training.follow(advance, lambda _: (), [TRIAL_STEPS])(start)
-    after = case.problem.losses(functools.partial(case.apply, params), few)
+    after = _case.residuals(case.problem, functools.partial(case.apply, params), few)
     moved = ntk.empirical(case.problem, case.apply, params, few)
     apart = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
-    at_points = lambda params: jax.vmap(functools.partial(case.apply, params))(case.test)
     step = jax.tree.map(jnp.subtract, params, case.params)
-    before, straight = jax.jvp(at_points, (case.params,), (step,))
-    bent = at_points(params) - before - straight
+    straight, bent = jax.jit(functools.partial(_line, case.apply))(case.params, step, case.test)
     return {
         "predicted": {name: float(loss) for name, loss in predicted.items()},
-        "measured": {name: float(loss) for name, loss in after.items()},
+        "measured": {name: rms(r) ** 2 for name, r in after.items()},
         "kernel": {name: apart(moved[name, name], spectrum.kernel[name, name]) for name in predicted},
         "linearisation": over(rms(bent), rms(straight)),
     }  # fmt: skip
+
+
+def _line(apply: Apply, params: PyTree, step: PyTree, x: Array) -> tuple[Array, Array]:
+    """What a step of the parameters does to the field at ``x``: to first order, and beyond it."""
+    at_points = lambda params: jax.vmap(functools.partial(apply, params))(x)
+    before, straight = jax.jvp(at_points, (params,), (step,))
+    return straight, at_points(jax.tree.map(jnp.add, params, step)) - before - straight
 
 
 def pulls(case: Case, _: Measured) -> dict[str, Any]:
@@ -273,9 +278,9 @@ def precision(case: Case, _: Measured) -> dict[str, Any]:
     dtype = str(ravel_pytree(params)[0].dtype)
     with jax.enable_x64(x64):
         few = {name: x[:256] for name, x in points.items()}
-        own = problem.residuals(functools.partial(case.apply, params), few)
+        own = _case.residuals(problem, functools.partial(case.apply, params), few)
         own = {name: np.asarray(r, float) for name, r in own.items()}
-    exact = case.problem.residuals(case.field, {name: x[:256] for name, x in case.points.items()})
+    exact = _case.residuals(case.problem, case.field, {name: x[:256] for name, x in case.points.items()})
     share = {name: over(rms(own[name] - np.asarray(r)), rms(r)) for name, r in exact.items()}
     return {"dtype": dtype, "rounding": share}
 
@@ -390,5 +395,5 @@ MEASUREMENTS: dict[str, Callable[[Case, Measured], dict[str, Any]]] = {
 #: Of the problem and of its training: in each what needs what, and nothing of the other.
 LANES = (
     ("residuals", "output", "reference", "error", "substitution", "points"),
-    ("kernel", "step", "movement", "hessian", "sweep", "inputs", "precision", "gradients"),
+    ("kernel", "step", "inputs", "precision", "gradients", "sweep", "movement", "hessian"),
 )
