@@ -1,5 +1,7 @@
 """The solvers against numpy on explicit matrices, manufactured solutions, and what theory says of their rates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -400,6 +402,19 @@ def test_points_cover_what_is_sampled_edges_at_half_the_distance(key):
     assert 1.2 < len(points["boundary"]) / (8 / gaps.min()) < 2
     few = solving._solve.cover(poisson_1d(), key, 100).take(50)
     np.testing.assert_array_equal(np.sort(few["boundary"][:, 0]), [0, 1])
+
+
+def test_a_solution_is_as_wrong_as_others_say_if_they_are_right():
+    """Lines of slope ``c``, so that errors are known: 1.5 is 33 % from 1, and 0.1 times five admits 50 %."""
+    line = Network(None, lambda c, x: c * x[0], None).apply
+    found = lambda c, estimate: solving.Solution(functools.partial(line, c), {}, estimate, (), 1, 1.0, "", c)
+    x, c = jnp.linspace(0, 1, 9)[:, None], jnp.array
+    contradiction = solving._solve.contradiction
+    assert contradiction(found(c(1.5), 0.01), [found(c(1.0), 0.1), found(c(1.5), 0.01)], x) == 0
+    assert contradiction(found(c(1.5), 0.01), [found(c(1.0), 0.01)], x) == pytest.approx(1 / 3 - 0.05)
+    assert contradiction(found(c(1.5), 0.01), [found(c(jnp.nan), jnp.inf), found(c(1.2), 0.02)], x) == pytest.approx(
+        0.1
+    )
 
 
 @pytest.mark.parametrize("omega", [10, 100])

@@ -15,6 +15,7 @@ from pinn_analysis.problems._field_shape import field_shape
 from pinn_analysis.solving import _system
 from pinn_analysis.solving._features import sines, stretched
 from pinn_analysis.solving._least_squares import held_out_size, least_squares
+from pinn_analysis.solving._linear import rms
 from pinn_analysis.solving._points import Cover, cover
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.weight_rules import trained
@@ -28,6 +29,7 @@ COARSE, FINE = 2.0, 1.4  # Between a scale and the next one tried, in the first 
 RESOLVED = 0.1  # An estimate that is worth refining.
 GAIN = 0.5  # A wider network has to lower the estimate to this part.
 ACCURATE = 5e-13  # Estimates below it are rounding.
+TOO_SMALL = 5  # Times that the estimate of a trial may be.
 
 
 def solve(
@@ -39,7 +41,8 @@ def solve(
     layer, a frequency for each axis.  It is found by small trials, without the solution: each is judged by
     `Solution.error_estimate`, from residuals on points that were not fitted.  First one scale for all axes, doubled
     until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
-    helps, until the estimate no longer halves.
+    helps, until the estimate no longer halves.  In the end all trials are compared: where another one differs by more
+    than its estimate admits, that is the estimate.
 
     Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
@@ -166,6 +169,29 @@ class _Trials:
         return best
 
     def finished(self, best: _Trial, reason: str) -> Solution:
-        rows = sum(len(x) for x in self.cover.take(int(ROWS * best.width * self.per_unit)).values())
-        settings = {"width": best.width, "scales": best.scales, "points": rows, "trials": len(self.done)}
-        return dataclasses.replace(best.solution, settings=settings, reason=f"{reason}; {best.solution.reason}")
+        points = self.cover.take(int(ROWS * best.width * self.per_unit))
+        settings = {"width": best.width, "scales": best.scales, "points": sum(map(len, points.values()))}
+        apart = contradiction(best.solution, [trial.solution for trial in self.done.values()], self.places())
+        if apart > best.error:
+            reason = f"{reason}; other trials contradict its estimate, {best.error:.0e}"
+        return dataclasses.replace(
+            best.solution, settings=settings | {"trials": len(self.done)}, error_estimate=max(best.error, apart),
+            reason=f"{reason}; {best.solution.reason}",
+        )  # fmt: skip
+
+    def places(self) -> Array:
+        """Where fields are compared, ``(n, d)``."""
+        d = len(self.problem.domain[0])
+        return jnp.concatenate([jnp.asarray(x[: _system.BATCH, :d]) for x in self.held_out.values()])
+
+
+def contradiction(solution: Solution, others: list[Solution], x: Array) -> float:
+    """How wrong a solution is if the estimates of others are right but for a factor, by the triangle inequality.
+
+    Residuals are blind to an error that the equation amplifies and that no feature can take back, but another network
+    makes another one.  0 if no other solution contradicts this one.
+    """
+    at = lambda found: _system.values(found.field.func, found.params, x)
+    u = at(solution)
+    size = max(rms(u), np.finfo(float).tiny)
+    return max(0.0, *(rms(at(other) - u) / size - TOO_SMALL * other.error_estimate for other in others))
