@@ -405,16 +405,16 @@ def test_points_cover_what_is_sampled_edges_at_half_the_distance(key):
 
 
 def test_a_solution_is_as_wrong_as_others_say_if_they_are_right():
-    """Lines of slope ``c``, so that errors are known: 1.5 is 33 % from 1, and 0.1 times five admits 50 %."""
-    line = Network(None, lambda c, x: c * x[0], None).apply
-    found = lambda c, estimate: solving.Solution(functools.partial(line, c), {}, estimate, (), 1, 1.0, "", c)
-    x, c = jnp.linspace(0, 1, 9)[:, None], jnp.array
-    contradiction = solving._solve.contradiction
-    assert contradiction(found(c(1.5), 0.01), [found(c(1.0), 0.1), found(c(1.5), 0.01)], x) == 0
-    assert contradiction(found(c(1.5), 0.01), [found(c(1.0), 0.01)], x) == pytest.approx(1 / 3 - 0.05)
-    assert contradiction(found(c(1.5), 0.01), [found(c(jnp.nan), jnp.inf), found(c(1.2), 0.02)], x) == pytest.approx(
-        0.1
+    """Lines of slope ``c``, so that errors are known; an estimate may be five times too small."""
+    found = lambda c, estimate: solving.Solution(
+        functools.partial(lambda c, x: c * x[0], c), {}, estimate, (), 1, 1.0, "", c
     )
+    x, one = jnp.linspace(0, 1, 9)[:, None], jnp.array(1.0)
+    wrong = lambda *others: solving._solve.contradiction(found(1.5 * one, 0.01), [found(*each) for each in others], x)
+    assert wrong((one, 0.1), (1.5 * one, 0.01)) == 0
+    assert wrong((one, 0.01)) == pytest.approx((0.5 - 0.05) / 1.5)
+    assert wrong((jnp.nan * one, jnp.inf), (1.2 * one, 0.02)) == pytest.approx((0.3 - 0.12) / 1.5)
+    assert wrong((100 * one, 1.0)) == 0  # An estimate is relative to the field that it is of.
 
 
 @pytest.mark.parametrize("omega", [10, 100])

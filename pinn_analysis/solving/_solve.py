@@ -192,6 +192,6 @@ def contradiction(solution: Solution, others: list[Solution], x: Array) -> float
     makes another one.  0 if no other solution contradicts this one.
     """
     at = lambda found: _system.values(found.field.func, found.params, x)
-    u = at(solution)
-    size = max(rms(u), np.finfo(float).tiny)
-    return max(0.0, *(rms(at(other) - u) / size - TOO_SMALL * other.error_estimate for other in others))
+    u, fields = at(solution), [(at(other), other.error_estimate) for other in others]
+    beyond = max(0.0, *(rms(v - u) - TOO_SMALL * estimate * rms(v) for v, estimate in fields))
+    return beyond / max(rms(u), np.finfo(float).tiny)
