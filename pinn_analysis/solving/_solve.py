@@ -193,5 +193,5 @@ def contradiction(solution: Solution, others: list[Solution], x: Array) -> float
     """
     at = lambda found: _system.values(found.field.func, found.params, x)
     u, fields = at(solution), [(at(other), other.error_estimate) for other in others]
-    beyond = max(0.0, *(rms(v - u) - TOO_SMALL * estimate * rms(v) for v, estimate in fields))
+    beyond = max([0.0, *(rms(v - u) - TOO_SMALL * estimate * rms(v) for v, estimate in fields)])
     return beyond / max(rms(u), np.finfo(float).tiny)
