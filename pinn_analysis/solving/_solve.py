@@ -42,7 +42,7 @@ def solve(
     `Solution.error_estimate`, from residuals on points that were not fitted.  First one scale for all axes, doubled
     until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
     helps, until the estimate no longer halves.  In the end all trials are compared: where another one differs by more
-    than its estimate admits, that is the estimate.
+    than both estimates admit, that difference is the estimate.
 
     Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
@@ -186,12 +186,16 @@ class _Trials:
 
 
 def contradiction(solution: Solution, others: list[Solution], x: Array) -> float:
-    """How wrong a solution is if the estimates of others are right but for a factor, by the triangle inequality.
+    """How far the farthest of others is from a solution, if their estimates do not admit it; relative, else 0.
 
     Residuals are blind to an error that the equation amplifies and that no feature can take back, but another network
-    makes another one.  0 if no other solution contradicts this one.
+    makes another one.  By the triangle inequality two fields differ by no more than both their errors together.
     """
     at = lambda found: _system.values(found.field.func, found.params, x)
-    u, fields = at(solution), [(at(other), other.error_estimate) for other in others]
-    beyond = max([0.0, *(rms(v - u) - TOO_SMALL * estimate * rms(v) for v, estimate in fields)])
-    return beyond / max(rms(u), np.finfo(float).tiny)
+    admitted = lambda found, u: TOO_SMALL * found.error_estimate * rms(u)
+    u, farthest = at(solution), 0.0
+    for other in others:
+        v = at(other)
+        if rms(v - u) > admitted(solution, u) + admitted(other, v):
+            farthest = max(farthest, rms(v - u))
+    return farthest / max(rms(u), np.finfo(float).tiny)
