@@ -2,8 +2,8 @@
 
     python book/experiments/solved_rough.py [--cases allen_cahn cavity_parabolic ...] [--seeds 3]
 
-For chapter 23.  Each case three times: the equation, solved with defaults; the known solution's values as the only
-condition, which is what the features can follow at best; and the equation once more with the features that the values
+For chapter 23.  Each case twice or more: the equation, solved with defaults; the known solution's values as the only
+condition, which is what the features can follow at best; and Allen-Cahn once more with the features that the values
 chose, begun at the field that they gave.  Solutions are those of other methods: Fourier in space and an explicit
 Runge-Kutta pair of order 8 in time; finite differences (`cavity_reference`).
 """
@@ -138,6 +138,7 @@ def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 3) -> None:
     configs = {
         f"{case} {way} {seed}": {"case": case, "way": way, "seed": seed, "solver": "defaults"}
         for seed, case, way in itertools.product(range(seeds), cases, WAYS)
+        if way != WAYS[-1] or case == "allen_cahn"  # Values of a velocity leave the pressure out.
     }
     results.fill("solved_rough", configs, make)
 
