@@ -169,20 +169,16 @@ class _Trials:
         return best
 
     def finished(self, best: _Trial, reason: str) -> Solution:
-        points = self.cover.take(int(ROWS * best.width * self.per_unit))
+        points, d = self.cover.take(int(ROWS * best.width * self.per_unit)), len(best.scales)
+        where = [jnp.asarray(self.held_out[name][: held_out_size(len(x)), :d]) for name, x in points.items()]
+        apart = contradiction(best.solution, [each.solution for each in self.done.values()], jnp.concatenate(where))
         settings = {"width": best.width, "scales": best.scales, "points": sum(map(len, points.values()))}
-        apart = contradiction(best.solution, [trial.solution for trial in self.done.values()], self.places())
         if apart > best.error:
             reason = f"{reason}; other trials contradict its estimate, {best.error:.0e}"
         return dataclasses.replace(
             best.solution, settings=settings | {"trials": len(self.done)}, error_estimate=max(best.error, apart),
             reason=f"{reason}; {best.solution.reason}",
         )  # fmt: skip
-
-    def places(self) -> Array:
-        """Where fields are compared, ``(n, d)``."""
-        d = len(self.problem.domain[0])
-        return jnp.concatenate([jnp.asarray(x[: _system.BATCH, :d]) for x in self.held_out.values()])
 
 
 def contradiction(solution: Solution, others: list[Solution], x: Array) -> float:
