@@ -196,7 +196,7 @@ def empirical(
             ``"structured"`` multiplies the factors of its rows, wherever a matrix among the
             parameters only multiplies vectors, as in a dense layer: O(n² w) for a layer of
             width ``w``, without its part of the Jacobian; other parameters as before.
-            ``"auto"`` takes for each matrix what is less work, by the formula in `_grams.worthwhile`.
+            ``"auto"`` takes for each matrix what is less work, by the formula in ``ntk/_grams.py``.
         batch_size: rows at a time, by default as many as memory holds, ``2 · batch_size · p``
             numbers beside the kernel; the Jacobian is computed anew ``n / batch_size`` times.
 
