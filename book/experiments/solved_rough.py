@@ -20,12 +20,13 @@ jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from pinn_analysis import Condition, identity, networks, problems, results, solving
+from pinn_analysis import networks, problems, results, solving
 from pinn_analysis.operators import Field
-from pinn_analysis.problems import Problem, box
+from pinn_analysis.problems import Problem
 from scipy.integrate import solve_ivp
 
 import runs
+from solved import given
 
 MODES, TIMES = 4096, 401
 WAYS = ("equation", "values", "equation from values")
@@ -99,11 +100,6 @@ CASES = {
 }  # fmt: skip
 
 
-def follow(problem: Problem, known: Known) -> Problem:
-    """The values of a known solution as the only condition; components beyond them are left alone."""
-    return problem._replace(conditions={"u": Condition(identity, known.field, box(*problem.domain))})
-
-
 def error(solution: solving.Solution, problem: Problem, known: Known) -> Array:
     m = known.values.shape[-1]
     field = solution.field if m == 1 else lambda x: solution.field(x)[:m]
@@ -118,7 +114,8 @@ def make(config: dict) -> dict:
         pressure = int("momentum" in problem.conditions)
         solution = solving.solve(problem, key=key, components=components + pressure, memory=MEMORY)
     else:
-        solution = solving.solve(follow(problem, known), key=key, components=components, memory=MEMORY)
+        values = given(problem._replace(solution=known.field))
+        solution = solving.solve(values, key=key, components=components, memory=MEMORY)
     if config["way"] == "equation from values":
         network = networks.Network(lambda _: solution.params, solution.field.func, None)
         cover = solving._solve.cover(problem, key, 2 * int(solution.settings["points"]))

@@ -10,7 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from pinn_analysis import ntk, problems, solving
-from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
+from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, residuals, values
 from pinn_analysis.networks import Network, linearized
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, faces
@@ -69,7 +69,7 @@ def _without(
     chosen, judged = ({other: x[other] for other in rest} for x in (points, held_out))
     one, two = (_solved(fewer, network, chosen, judged, scale, seed) for seed in (0, 1))
     u, v = (values(f.field, points[name][:, : len(problem.domain[0])]) for f in (one, two))
-    r = jax.jit(lambda x: problem.only(name).residuals(one.field, {name: x}))(points[name])[name]
+    r = residuals(problem.only(name), one.field, {name: points[name]})[name]
     return {
         "estimate": max(one.error_estimate, two.error_estimate), "residual": rms(r),
         "disagreement": over(rms(u - v), rms(u)), "size": rms(values(one.field, x)),

@@ -176,9 +176,8 @@ def diagonal(kernel: JacobianRows) -> Array:
         return _rows.jacobian_diagonal(kernel)
     parts, components = row_parts(program, kernel, chosen), kernel.sizes[0] // len(kernel.points[0])
     formed = sum(leaf.size for i, leaf in enumerate(leaves) if i not in chosen)
-    rows = _rows.POINTS * min(
-        4, kernel.parameters() // max(formed, 1)
-    )  # The fewer numbers of a row are formed, the more.
+    # The fewer numbers of a row are formed, the more rows.
+    rows = _rows.POINTS * min(4, kernel.parameters() // max(formed, 1))
 
     def squared_norms(x: Array) -> Array:
         formed, factors = parts(x)
