@@ -414,6 +414,9 @@ def test_an_estimate_that_another_solution_contradicts_is_their_difference():
     assert wrong((one, 0.1), (1.5 * one, 0.01)) == 0
     assert wrong((one, 0.01)) == pytest.approx(0.5 / 1.5)
     assert wrong((jnp.nan * one, jnp.inf), (1.2 * one, 0.02)) == pytest.approx(0.3 / 1.5)
+    # One among three is taken to be wrong, and of two nobody knows.
+    assert wrong((1.5 * one, 0.01), (one, 0.01)) == 0
+    assert wrong((one, 0.01), (1.2 * one, 0.01)) == pytest.approx(0.5 / 1.5)
     assert wrong((100 * one, 1.0)) == 0  # An estimate is relative to the field that it is of.
 
 

@@ -15,7 +15,7 @@ from pinn_analysis.problems._field_shape import field_shape
 from pinn_analysis.solving import _system
 from pinn_analysis.solving._features import sines, stretched
 from pinn_analysis.solving._least_squares import held_out_size, least_squares
-from pinn_analysis.solving._linear import rms
+from pinn_analysis.solving._linear import over, rms
 from pinn_analysis.solving._points import Cover, cover
 from pinn_analysis.solving._solution import Solution
 from pinn_analysis.weight_rules import trained
@@ -42,7 +42,7 @@ def solve(
     `Solution.error_estimate`, from residuals on points that were not fitted.  First one scale for all axes, doubled
     until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
     helps, until the estimate no longer halves.  In the end all trials are compared: where another one differs by more
-    than both estimates admit, that difference is the estimate.
+    than both estimates admit, and no more of them contradict it than this one, that difference is the estimate.
 
     Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
@@ -171,7 +171,9 @@ class _Trials:
     def finished(self, best: _Trial, reason: str) -> Solution:
         points, d = self.cover.take(int(ROWS * best.width * self.per_unit)), len(best.scales)
         where = [jnp.asarray(self.held_out[name][: held_out_size(len(x)), :d]) for name, x in points.items()]
-        apart = contradiction(best.solution, [each.solution for each in self.done.values()], jnp.concatenate(where))
+        apart = contradiction(
+            best.solution, [each.solution for each in self.done.values() if each is not best], jnp.concatenate(where)
+        )
         settings = {"width": best.width, "scales": best.scales, "points": sum(map(len, points.values()))}
         if apart > best.error:
             reason = f"{reason}; other trials contradict its estimate, {best.error:.0e}"
@@ -185,13 +187,13 @@ def contradiction(solution: Solution, others: list[Solution], x: Array) -> float
     """How far the farthest of others is from a solution, if their estimates do not admit it; relative, else 0.
 
     Residuals are blind to an error that the equation amplifies and that no feature can take back, but another network
-    makes another one.  By the triangle inequality two fields differ by no more than both their errors together.
+    makes another one.  By the triangle inequality two fields differ by no more than both their errors together.  Of two
+    that contradict each other, the one that more of them all contradict is taken to be wrong.
     """
-    at = lambda found: _system.values(found.field.func, found.params, x)
-    admitted = lambda found, u: TOO_SMALL * found.error_estimate * rms(u)
-    u, farthest = at(solution), 0.0
-    for other in others:
-        v = at(other)
-        if rms(v - u) > admitted(solution, u) + admitted(other, v):
-            farthest = max(farthest, rms(v - u))
-    return farthest / max(rms(u), np.finfo(float).tiny)
+    found = [solution, *others]
+    u = [_system.values(each.field.func, each.params, x) for each in found]
+    apart = np.array([[rms(a - b) for a in u] for b in u])
+    admitted = TOO_SMALL * np.array([each.error_estimate * rms(a) for each, a in zip(found, u, strict=True)])
+    contradicted = apart > admitted + admitted[:, None]
+    votes = contradicted.sum(1)
+    return over(float(max(apart[0][contradicted[0] & (votes <= votes[0])], default=0.0)), rms(u[0]))
