@@ -92,6 +92,14 @@ SMALLEST = {
     "prediction_problems": ({"cases": ("poisson-1",), "seeds": 1, "steps": 2}, {"WIDTHS": {1: (4,)}, "POINTS": 3}),
     "solved": ({"cases": ("poisson_4",), "seeds": 1}, {}),
     "solved_rough": ({"cases": ("allen_cahn",), "seeds": 1}, {"MODES": 64, "TIMES": 9, "MEMORY": 7e6}),
+    "solved_width": (
+        {"cases": ("poisson_4",), "ways": ("sines", "itself", "limit"), "seeds": 1},
+        {
+            **{"ROWS": {"poisson_4": {"boundary": 2, "residual": 8}}, "DEPTH": 1},
+            **{"LIMIT_ROWS": {"poisson_4": {"boundary": 2, "residual": 4}}},
+            **{"WIDTHS": {way: {"poisson_4": (2,)} for way in ("sines", "itself", "limit")}},
+        },
+    ),
     "solver_control": (
         {"cases": ("poisson_4",), "seeds": 1},
         {
