@@ -25,7 +25,7 @@ ROWS = {"poisson_4": {"boundary": 2, "residual": 498}, "helmholtz_1_4": {"bounda
 LIMIT_ROWS = {"poisson_4": {"boundary": 2, "residual": 298}, "helmholtz_1_4": {"boundary": 100, "residual": 500}}
 WIDTHS = {
     "sines": {"poisson_4": (4, 8, 16, 32, 64, 128), "helmholtz_1_4": (12, 25, 50, 100, 200)},
-    "tanh": dict.fromkeys(CASES, (4, 6, 8, 12, 16, 20)),
+    "tanh": {"poisson_4": (4, 6, 8, 12, 16, 20), "helmholtz_1_4": (4, 6, 8, 12, 16, 20, 30, 50)},
     "itself": dict.fromkeys(CASES, (4, 6, 8, 12, 16)),
     "limit": dict.fromkeys(CASES, (0,)),  # Has none.
 }
