@@ -4,7 +4,7 @@
 
 For chapter 23.  Each case twice or more: the equation, solved with defaults; the known solution's values as the only
 condition, which is what the features can follow at best; and Allen-Cahn once more with the features that the values
-chose, begun at the field that they gave.  Solutions are those of other methods: Fourier in space and an explicit
+chose, begun at the field that they gave; the cavity once more with the pressure given at one point.  Solutions are those of other methods: Fourier in space and an explicit
 Runge-Kutta pair of order 8 in time; finite differences (`cavity_reference`).
 """
 
@@ -29,7 +29,7 @@ import runs
 from solved import given
 
 MODES, TIMES = 4096, 401
-WAYS = ("equation", "values", "equation from values")
+WAYS = ("equation", "values", "equation from values", "pressure given")
 MEMORY = None  # Bytes for `solve`.
 
 
@@ -88,6 +88,13 @@ def with_parabolic_lid(problem: Problem) -> Problem:
     )
 
 
+def with_a_pressure(problem: Problem) -> Problem:
+    """Zero in a corner: the equation has only its gradient."""
+    pressure = lambda u: lambda x: u(x)[2]
+    known = problems.data(jnp.zeros((1, 2)), jnp.zeros(1), operator=pressure)
+    return problem._replace(conditions=problem.conditions | {"pressure": known})
+
+
 CASES = {
     "allen_cahn": (problems.allen_cahn, allen_cahn),
     "cavity_parabolic": (
@@ -100,6 +107,12 @@ CASES = {
 }  # fmt: skip
 
 
+OF = {  # Values of a velocity leave the pressure out.
+    "equation from values": ("allen_cahn",),
+    "pressure given": ("cavity_parabolic", "cavity_uniform"),
+}
+
+
 def error(solution: solving.Solution, problem: Problem, known: Known) -> Array:
     m = known.values.shape[-1]
     field = solution.field if m == 1 else lambda x: solution.field(x)[:m]
@@ -110,9 +123,10 @@ def make(config: dict) -> dict:
     make_problem, make_known = CASES[config["case"]]
     problem, known, key = make_problem(), make_known(), jax.random.key(config["seed"])
     start, components = time.perf_counter(), known.values.shape[-1]
-    if config["way"] == "equation":
+    if config["way"] in ("equation", "pressure given"):
         pressure = int("momentum" in problem.conditions)
-        solution = solving.solve(problem, key=key, components=components + pressure, memory=MEMORY)
+        posed = with_a_pressure(problem) if config["way"] == "pressure given" else problem
+        solution = solving.solve(posed, key=key, components=components + pressure, memory=MEMORY)
     else:
         values = given(problem._replace(solution=known.field))
         solution = solving.solve(values, key=key, components=components, memory=MEMORY)
@@ -135,7 +149,7 @@ def main(cases: tuple[str, ...] = tuple(CASES), seeds: int = 3) -> None:
     configs = {
         f"{case} {way} {seed}": {"case": case, "way": way, "seed": seed, "solver": "defaults"}
         for seed, case, way in itertools.product(range(seeds), cases, WAYS)
-        if way != WAYS[-1] or case == "allen_cahn"  # Values of a velocity leave the pressure out.
+        if case in OF.get(way, CASES)
     }
     results.fill("solved_rough", configs, make)
 
