@@ -3,9 +3,10 @@
     python book/experiments/solved_rough.py [--cases allen_cahn cavity_parabolic ...] [--seeds 3]
 
 For chapter 23.  Each case twice or more: the equation, solved with defaults; the known solution's values as the only
-condition, which is what the features can follow at best; and Allen-Cahn once more with the features that the values
-chose, begun at the field that they gave; the cavity once more with the pressure given at one point.  Solutions are those of other methods: Fourier in space and an explicit
-Runge-Kutta pair of order 8 in time; finite differences (`cavity_reference`).
+condition, which is what the features can follow at best; Allen-Cahn once more with the features that the values chose,
+begun at the field that they gave; the cavity once more with the pressure given at one point.  Solutions are those of
+other methods: Fourier in space and an explicit Runge-Kutta pair of order 8 in time; finite differences
+(`cavity_reference`).
 """
 
 import functools
