@@ -46,6 +46,9 @@ def solve(
 
     Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
+    What no condition determines, as the constant of a pressure, needs a value somewhere, as by `problems.data` with one
+    reading.  Without it least squares puts any number there if a residual is left, and the estimate is that number's.
+
     Args:
         problem: linear or not, in a box or what its samplers fill.
         key: for features and points.
