@@ -1,17 +1,16 @@
-"""Every test computes in float64."""
+"""Every test computes in float64, and in programs that XLA does not optimise: that takes longer than they run."""
+
+import os
+
+# Before JAX reads them.  The newer emitters of fused loops compile through one more language.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+)
 
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
-
-
-@pytest.fixture(scope="module")
-def quickly_compiled():
-    """For modules of many small programs: what XLA saves by optimising them is not worth its time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

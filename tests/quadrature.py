@@ -9,6 +9,7 @@ a polynomial in ``(h, k)``, of which ``degree`` in each is kept: `theta` has ``�
 coefficients, times ``i! j!``.  No square root is differentiated, so the diagonal is no exception.
 """
 
+import functools
 from math import factorial
 
 import numpy as np
@@ -77,16 +78,19 @@ def nodes(n=400, half_width=9.0):
     return z, weight / weight.sum()
 
 
-def _table(phi, c, v1, v2):
-    """``T_ij`` for all orders that are needed."""
+@functools.lru_cache(1000)  # All derivatives at two points ask for the same ones.
+def _table(phi, count, c, v1, v2):
+    """``T_ij`` for ``i, j < count``."""
     z, weight = nodes()
-    inner = phi(c / np.sqrt(v1) * z[:, None] + np.sqrt(max(v2 - c**2 / v1, 0)) * z) @ weight
-    return phi(np.sqrt(v1) * z) * weight @ inner.T
+    rest = max(v2 - c * (c / v1), 0)  # The variance of v where u is known.
+    others, shares = (z, weight) if rest else (np.zeros(1), np.ones(1))
+    inner = phi(c / np.sqrt(v1) * z[:, None] + np.sqrt(rest) * others, count) @ shares
+    return phi(np.sqrt(v1) * z, count) * weight @ inner.T
 
 
 def _times(p, q):
     out, size = np.zeros(p.shape), len(p)
-    for i, j in np.ndindex(p.shape):
+    for i, j in np.argwhere(p):
         out[i:, j:] += p[i, j] * q[: size - i, : size - j]
     return out
 
@@ -107,8 +111,8 @@ def _expectations(phi, c, v1, v2):
     """``E[φφ]`` and ``E[φ'φ']`` by their Taylor series."""
     degree = len(c) - 1
     # φ and φ' are differentiated up to three times as often as a point is.
-    few = lambda z: phi(z, 3 * degree + 2)
-    table, out = _table(few, c[0, 0], v1[0, 0], v2[0, 0]), np.zeros((2, *c.shape))
+    table = _table(phi, 3 * degree + 2, c[0, 0], v1[0, 0], v2[0, 0])
+    out = np.zeros((2, *c.shape))
     c, v1, v2 = _powers(c, 2 * degree), _powers(v1, degree), _powers(v2, degree)
     for i, j, k in np.ndindex(2 * degree + 1, degree + 1, degree + 1):
         term = _times(c[i], _times(v1[j], v2[k])) / (factorial(i) * factorial(j) * factorial(k) * 2 ** (j + k))

@@ -11,8 +11,6 @@ import pytest
 
 from pinn_analysis import convergence, gradients, mlp, ntk, problems, weighting
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 @pytest.fixture(scope="module")
 def setting():

@@ -13,8 +13,6 @@ from pinn_analysis import convergence, curvature, mlp, ntk, spectra
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, klein_gordon, poisson_1d
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 KEY = jax.random.key(7)
 ROUNDING = 1e-11
 

@@ -121,9 +121,6 @@ SMALLEST = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
-
 @pytest.fixture
 def script(request, monkeypatch):
     """The module of a script, its constants changed; networks of erf, whose limits compile in a tenth of the time."""

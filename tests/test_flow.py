@@ -9,8 +9,6 @@ from pinn_analysis import networks
 from pinn_analysis.operators import laplacian, partial
 from pinn_analysis.problems import divergence, grid, lid_driven_cavity, momentum, velocity
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 REYNOLDS = 100
 POINTS = jax.random.uniform(jax.random.key(3), (20, 2), minval=0.1, maxval=0.9)
 

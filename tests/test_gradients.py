@@ -7,8 +7,6 @@ import pytest
 
 from pinn_analysis import gradients, mlp, ntk, problems
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 @pytest.fixture(scope="module")
 def setting():

@@ -15,8 +15,6 @@ from pinn_analysis.ntk import _grams, _layers
 from pinn_analysis.operators import identity, laplacian, partial
 from pinn_analysis.problems import Condition, Problem
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 ROUNDING = 1e-12
 
 

@@ -18,8 +18,6 @@ from pinn_analysis.networks import mlp
 from pinn_analysis.operators import laplacian, partial
 from pinn_analysis.problems import Condition, Problem, helmholtz_2d, wave_1d
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 ROUNDING = 1e-12
 
 

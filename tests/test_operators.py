@@ -5,8 +5,6 @@ import pytest
 
 from pinn_analysis.operators import identity, laplacian, laplacian_over, linearize, partial, value_and_laplacian
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 X = jnp.array([0.3, -0.7])
 ROUNDING = 1e-13  # A few units in the last place of numbers of order 10.
 

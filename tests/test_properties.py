@@ -17,8 +17,6 @@ from pinn_analysis import gradients, ntk
 from pinn_analysis.operators import identity, laplacian, partial
 from pinn_analysis.problems import Condition, Problem, box, data
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 class Layer(NamedTuple):
     weight: jax.Array

@@ -34,8 +34,6 @@ from pinn_analysis.problems import (
     test_points,
 )
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 UNIT = jnp.zeros(1), jnp.ones(1)
 SQUARE = jnp.zeros(2), jnp.ones(2)
 POISSON = poisson_1d(a=1)

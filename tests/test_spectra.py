@@ -9,8 +9,6 @@ from pinn_analysis import convergence, mlp, ntk, spectra
 from pinn_analysis.ntk import KernelBlocks
 from pinn_analysis.problems import poisson_1d
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 KEY = jax.random.key(7)
 
 

@@ -14,8 +14,6 @@ from pinn_analysis.problems import Condition, Problem, box, data, grid, poisson_
 from pinn_analysis.training import DivergedError, follow, stepper, train
 from pinn_analysis.weighting import Weighting, fixed, lr_annealing, ntk_trace
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 PROBLEM, NETWORK = poisson_1d(a=1), mlp((1, 8, 1))
 POINTS = {"boundary": jnp.array([[0.0], [1.0]]), "residual": jnp.linspace(0, 1, 7)[:, None]}
 short = functools.partial(train, PROBLEM, NETWORK, batch_size=4, record_every=10, progress=False)

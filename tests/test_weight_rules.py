@@ -12,8 +12,6 @@ from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import Condition, Problem
 from pinn_analysis.weight_rules import FORMULAS
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 # u = a + b x at x = ±1 should be 0, and 2 u' = -1 at three points; a = 1, b = -2.  Then
 #   J_b = [[1, -1], [1, 1]], r_b = (3, -1), L_b = 5, g_b = (2, -4),    K_bb = 2 I,
 #   J_r = 3 rows (0, 2),     r_r = -3,      L_r = 9, g_r = (0, -12),   K_rr = 4 in all entries.

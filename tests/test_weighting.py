@@ -10,8 +10,6 @@ from pinn_analysis.operators import identity, partial
 from pinn_analysis.problems import Condition, Problem, box, poisson_1d
 from pinn_analysis.weighting import fixed
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def weights_of(rule, problem):
     state = rule.init(problem)
