@@ -1,6 +1,7 @@
 """Measurements as a loss term.  Shapes: ``n`` readings, ``d`` inputs, ``q`` measured components."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -63,11 +64,14 @@ def data(
     if fails(jnp.isfinite(rows).all()):
         raise ValueError("Readings contain NaN or infinity; leave those out.")
 
-    def sample(key: Array, n: int) -> Array:
-        return rows[jnp.resize(jax.random.permutation(key, len(rows)), n)]
-
     measured = _Measured(as_pytree(operator), columns)
+    sample = lambda key, n: _dealt_out(key, rows, n=n)
     return Condition(measured, _Reading(columns), sample, values=rows.shape[1] - x.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _dealt_out(key: Array, rows: Array, *, n: int) -> Array:
+    return rows[jnp.resize(jax.random.permutation(key, len(rows)), n)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Where points come from: samplers of boxes and their faces, grids, and the error norm on them."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -117,13 +120,14 @@ def faces(low: Corner, high: Corner, *which: tuple[int, int]) -> Sampler:
     """
     low, high = jnp.asarray(low, float), jnp.asarray(high, float)
     which = which or tuple((axis, side) for axis in range(low.size) for side in (0, 1))
-    axes, sides = jnp.array(which).T
+    axes, sides = np.array(which).T
+    return lambda key, n: _on_faces(key, low, high, axes, sides, n=operator.index(n))
 
-    def sample(key: Array, n: int) -> Array:
-        turn = jnp.arange(n) % len(which)
-        if n % len(which):  # In random order, so that no face is always the one that gets fewer.
-            turn = jax.random.permutation(jax.random.fold_in(key, 1), len(which))[turn]
-        on_face = jnp.where(sides[turn] == 1, high[axes[turn]], low[axes[turn]])
-        return box(low, high)(key, n).at[jnp.arange(n), axes[turn]].set(on_face)
 
-    return sample
+@functools.partial(jax.jit, static_argnames="n")
+def _on_faces(key: Array, low: Array, high: Array, axes: Array, sides: Array, *, n: int) -> Array:
+    turn = jnp.arange(n) % len(axes)
+    if n % len(axes):  # In random order, so that no face is always the one that gets fewer.
+        turn = jax.random.permutation(jax.random.fold_in(key, 1), len(axes))[turn]
+    on_face = jnp.where(sides[turn] == 1, high[axes[turn]], low[axes[turn]])
+    return box(low, high)(key, n).at[jnp.arange(n), axes[turn]].set(on_face)
