@@ -10,6 +10,7 @@ that JAX differentiates, loops included, as kernels in series have them: what ha
 below goes by `jax.jvp`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -60,9 +61,7 @@ def forward_laplacian(u: Callable[[Array], Array], x: Array) -> tuple[Array, Arr
 def _run(jaxpr: core.Jaxpr, consts: Sequence[ArrayLike], arguments: Sequence[Quantity]) -> list[Quantity]:
     known = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(atom: core.Var | core.Literal) -> Quantity:
-        return atom.val if isinstance(atom, core.Literal) else known[atom]
-
+    read = lambda atom: atom.val if isinstance(atom, core.Literal) else known[atom]
     for eqn in _live(jaxpr):
         values = [read(atom) for atom in eqn.invars]
         inner = eqn.params.get("jaxpr")
@@ -90,13 +89,14 @@ def _live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
 
 
 def _function(eqn: core.JaxprEqn) -> Callable[..., list[Array]]:
-    def bind(*arguments: ArrayLike) -> list[Array]:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        functions, params = params if isinstance(params, tuple) else ((), params)  # Of JAX 0.9.
-        out = eqn.primitive.bind(*functions, *arguments, **params)
-        return list(out) if eqn.primitive.multiple_results else [out]
+    return functools.partial(_bind, eqn)  # No function of its own: tests would give each its own checks of types.
 
-    return bind
+
+def _bind(eqn: core.JaxprEqn, *arguments: ArrayLike) -> list[Array]:
+    params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # Of JAX 0.9.
+    out = eqn.primitive.bind(*functions, *arguments, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def _push(name: str, f: Callable, values: Sequence[Quantity]) -> list[Quantity]:

@@ -30,11 +30,8 @@ def deduplicated(f: Callable[..., Any]) -> Callable[..., Any]:
             for var, const in zip(jaxpr.constvars, consts, strict=True):
                 known[var] = number(("const", id(const)), const)
 
-            def read(atom: core.Var | core.Literal) -> int:
-                if not isinstance(atom, core.Literal):
-                    return known[atom]
-                return number(("literal", str(atom.val), atom.aval), atom.val)
-
+            of_literal = lambda atom: number(("literal", str(atom.val), atom.aval), atom.val)
+            read = lambda atom: of_literal(atom) if isinstance(atom, core.Literal) else known[atom]
             for eqn in _live(jaxpr):
                 at = [read(atom) for atom in eqn.invars]
                 inner = eqn.params.get("jaxpr")
