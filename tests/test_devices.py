@@ -13,9 +13,9 @@ SCRIPT = Path(__file__).parent / "several_devices.py"
 ROUNDING = 1e-14  # Of sums in another order, relative to the largest entry.
 
 
-def begin(out, devices, *processes, **environment):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment
+def begin(out, devices, *processes):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen([sys.executable, SCRIPT, out, *processes], env=environment, stderr=subprocess.PIPE)
 
 
@@ -72,7 +72,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
-    both = [begin(out, 2, str(rank), "2", address, JAX_DISABLE_MOST_OPTIMIZATIONS="1") for rank, out in enumerate(outs)]
+    both = [begin(out, 2, str(rank), "2", address) for rank, out in enumerate(outs)]
     for process in both:
         ended(process)
     for out in outs:
