@@ -258,7 +258,7 @@ def too_few_points(measured: Measured, threshold: float) -> Seen | None:
     count = measured["points"]["counts"][name]
     return Seen(
         name, number,
-        f"beside its {count} points the residual is {number:.2g} times as large, and the best fit to them is off "
+        f"between its {count} points the residual is {number:.2g} times as large, and the best fit to them is off "
         f"by {100 * measured['points']['reference on them']:.2g} %",
         f"points = problem.sample(key, {4 * max(measured['points']['counts'].values())})   # or fresh ones every step",
         "the error falls to that of the residual on held-out points",
@@ -273,7 +273,7 @@ def overfitted_points(measured: Measured, threshold: float) -> Seen | None:
     name, number = found
     return Seen(
         name, number,
-        f"beside its points the residual is {number:.2g} times as large, though they determine the solution to "
+        f"between its points the residual is {number:.2g} times as large, though they determine the solution to "
         f"{100 * measured['points']['reference on them']:.1g} %",
         _features(measured["reference"]["scale"]) + "   # smooth between the points",
         "held-out residuals as small as those of the training",
@@ -388,7 +388,7 @@ def find(measured: Measured) -> list[Finding]:
             continue
         if seen is not None:
             right, of = CERTAINTY.get(cause, (0, 0))
-            certainty = f"right in {right} of {of} unseen cases of the battery" if of else "not calibrated yet"
+            certainty = f"right in {right} of {of} held-out cases of the battery" if of else "not calibrated yet"
             found.append(
                 Finding(cause, seen.where, float(seen.number), threshold, seen.evidence, BATTERY, certainty,
                         seen.advice, seen.gain)

@@ -25,10 +25,9 @@ svg{max-width:100%;height:auto}
 def verdict(diagnosis: Any) -> str:
     """One sentence."""
     error = diagnosis.measured.get("error")
+    reason = diagnosis.not_measured.get("error", "not measured").removeprefix("ValueError: ")
     state = (
-        f"relative error {error['relative']:.2g}, against {error['against']}"
-        if error
-        else f"error not known: {diagnosis.not_measured.get('error', 'not measured')}"
+        f"relative error {error['relative']:.2g}, against {error['against']}" if error else f"error not known: {reason}"
     )
     n = len(diagnosis.findings)
     if n:
