@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,15 @@ def as_pytree(fn: Callable) -> Callable:
     if not jax.tree_util.all_leaves([fn]) and all(map(_is_number, jax.tree.leaves(fn))):
         return fn
     if isinstance(fn, functools.partial) and all(map(_is_float, jax.tree.leaves((fn.args, fn.keywords)))):
+        if as_pytree(fn.func) is fn.func:
+            return jax.tree_util.Partial(call, fn.func, *fn.args, **fn.keywords)
         return jax.tree_util.Partial(fn.func, *fn.args, **fn.keywords)
     return jax.tree_util.Partial(fn)
+
+
+def call(fn: Callable, *args: Any, **keywords: Any) -> Any:
+    """``fn`` of what follows, so that a function can itself be an argument."""
+    return fn(*args, **keywords)
 
 
 def fails(condition: ArrayLike) -> bool:

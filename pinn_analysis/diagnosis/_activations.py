@@ -30,10 +30,18 @@ def layers(apply: Apply, params: PyTree, x: Array) -> list[Layer]:
         ValueError: there is none of tanh, logistic, erf, sin or cos, or they are in a loop.
     """
     program = jax.make_jaxpr(jax.vmap(lambda x: apply(params, x)))(x)
-    found = []
-    for name, values in _run(program.jaxpr, program.consts, [x]):
-        if name in (*SATURATION, "sin", "cos") and np.ndim(values) >= 2 and len(values) == len(x):
-            found.append(Layer(name, np.asarray(values).reshape(len(x), -1)))
+    names = []
+
+    @jax.jit
+    def inputs(x: Array) -> list[Array]:
+        found = []
+        for name, values in _run(program.jaxpr, program.consts, [x]):
+            if name in (*SATURATION, "sin", "cos") and np.ndim(values) >= 2 and len(values) == len(x):
+                names.append(name)
+                found.append(values.reshape(len(x), -1))
+        return found
+
+    found = [Layer(name, np.asarray(values)) for values, name in zip(inputs(x), names, strict=True)]
     if not found:
         raise ValueError("the network has no activation of tanh, logistic, erf, sin or cos outside of a loop")
     return found

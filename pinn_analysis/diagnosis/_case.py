@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from pinn_analysis import ntk
-from pinn_analysis.operators import Field, Operator, partial
+from pinn_analysis._functions import as_pytree, call
+from pinn_analysis.operators import Field, Operator
 from pinn_analysis.problems import Apply, Condition, Problem, box
+from pinn_analysis.solving import _system
 
 TEST = 512  # Points at which fields are compared.
 Measured = Mapping[str, dict[str, Any]]
@@ -53,14 +56,9 @@ class Case(NamedTuple):
         return functools.partial(self.apply, self.params)
 
 
-def residuals(problem: Problem, field: Field, points: Mapping[str, Array]) -> dict[str, Array]:
-    """As of `Problem.residuals`, in one program."""
-    return jax.jit(lambda points: problem.residuals(field, points))(points)
-
-
-def values(field: Field, x: Array) -> np.ndarray:
-    """``(n, m)``."""
-    return np.asarray(jax.jit(jax.vmap(field))(x)).reshape(len(x), -1)
+def residuals(problem: Problem, field: Field, points: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """As of `Problem.residuals`, in programs that serve any field of this kind and any number of points."""
+    return _system.residuals(problem, call, as_pytree(field), points)
 
 
 def moves(problem: Problem, apply: Apply, params: PyTree, operator: Operator, x: Array) -> np.ndarray:
@@ -71,15 +69,22 @@ def moves(problem: Problem, apply: Apply, params: PyTree, operator: Operator, x:
     return np.asarray(ntk.operator(alone, apply, params, {"u": x}).diagonal()).reshape(len(x), -1)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Across:
-    """``u`` at one end of an axis less ``u`` at the other, and the same of its slope."""
+    """``u`` at one end of an axis less ``u`` at the other, and the same of its slope.
 
-    axis: int
-    low: float
-    high: float
+    Attributes:
+        along: unit vector of the axis, ``(d,)``.
+        low, high: the ends.
+    """
+
+    along: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
 
     def __call__(self, u: Field) -> Field:
-        slope = partial(self.axis)(u)
-        ends = lambda x: (x.at[self.axis].set(self.low), x.at[self.axis].set(self.high))
-        return lambda x: jnp.stack([jnp.ravel(f(ends(x)[0]) - f(ends(x)[1])) for f in (u, slope)]).ravel()
+        slope = lambda x: jax.jvp(u, (x,), (self.along,))[1]
+        at = lambda x, end: (1 - self.along) * x + end * self.along
+        across = lambda f, x: jnp.ravel(f(at(x, self.low)) - f(at(x, self.high)))
+        return lambda x: jnp.concatenate([across(u, x), across(slope, x)])

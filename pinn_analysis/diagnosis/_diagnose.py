@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
@@ -160,7 +161,7 @@ def diagnose(
 
 def _case(given: tuple, x64: bool, apply: Apply, weights: dict, optimizer: Any, solution: Field | None) -> Case:
     problem, params, points = given
-    double = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
+    double = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), tree)
     problem = problem._replace(domain=double(problem.domain))
     sizes = {name: min(max(len(x), 64), 2000) for name, x in points.items()}
     held_out = double(problem.sample(jax.random.key(19), sizes))

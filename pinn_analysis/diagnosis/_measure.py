@@ -17,15 +17,18 @@ from jaxtyping import PyTree
 
 from pinn_analysis import convergence, curvature, gradients, ntk, problems, solving, spectra, training
 from pinn_analysis.diagnosis import _activations, _case
-from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, values
+from pinn_analysis.diagnosis._case import Across, Case, Measured, moves
 from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
 from pinn_analysis.operators import Field, Operator, identity
-from pinn_analysis.problems import Apply, Condition, faces
+from pinn_analysis.problems import Apply, Condition
 from pinn_analysis.solving._linear import over, rms
+from pinn_analysis.solving._system import of_field
 
 ROWS = 800  # Of a kernel that is diagonalised.
-TEST_ROWS = 200  # Of one that is computed twice.
+TEST_ROWS = 200  # Of one that is computed twice, for a network of SMALL parameters or more.
+SMALL = 50_000
 STUCK = 10_000  # Steps after which a mode that is left counts as one that does not move.
+SWEPT = 256  # Points of a term at which numbers are tried.
 SWEEP = (0.5, 0.8, 1.0, 1.25, 2.0)  # Times a number in an operator.
 TRIAL_STEPS = 200
 TRIAL_RECORDS = 20
@@ -42,12 +45,15 @@ def residuals(case: Case, _: Measured) -> dict[str, Any]:
 
 def output(case: Case, _: Measured) -> dict[str, Any]:
     """Where the network can move: the diagonal of the kernel of its output, over the domain and on its faces."""
-    low, high = case.problem.domain
-    on_faces = faces(low, high)(jax.random.key(7), 16 * len(low))
-    everywhere, edge = (_moves(case, identity, x) for x in (case.test, on_faces))
+    low, high = map(np.asarray, case.problem.domain)
+    axes = np.arange(len(low))
+    on_faces = np.random.default_rng(7).uniform(low, high, (8, 2, len(low), len(low)))
+    on_faces[:, 0, axes, axes], on_faces[:, 1, axes, axes] = low, high
+    on_faces = on_faces.reshape(-1, len(low))
+    everywhere, edge = np.split(_moves(case, identity, jnp.concatenate([case.test, on_faces])), [len(case.test)])
     largest = everywhere.max()
     periodic = [axis for axis in range(len(low)) if _is_periodic(case, axis, largest)]
-    fixed = np.asarray(on_faces)[edge < HARD * largest]
+    fixed = on_faces[edge < HARD * largest]
     return {
         "diagonal": everywhere, "share that moves": float((everywhere > 1e-4 * largest).mean()),
         "fixed points": fixed, "periodic axes": periodic,
@@ -62,8 +68,8 @@ def _moves(case: Case, operator: Operator, x: Array) -> np.ndarray:
 def _is_periodic(case: Case, axis: int, largest: float) -> bool:
     """Whether both ends of an axis are one place to the network, and two places between them are not."""
     low, high = (float(corner[axis]) for corner in case.problem.domain)
-    x, size = case.test[:32], high - low
-    ends, inside = Across(axis, low, high), Across(axis, low + 0.13 * size, high - 0.29 * size)
+    x, size, along = case.test[:32], high - low, np.eye(case.test.shape[1])[axis]
+    ends, inside = Across(along, low, high), Across(along, low + 0.13 * size, high - 0.29 * size)
     return bool(_moves(case, ends, x).max() < HARD * largest and _moves(case, inside, x).max() > 1e-6 * largest)
 
 
@@ -71,7 +77,7 @@ def error(case: Case, measured: Measured) -> dict[str, Any]:
     """Relative error of the network: against the known solution, or else against the reference."""
     if case.solution is not None:
         x = problems.test_points(case.problem) if case.problem.test is not None else case.test
-        exact, here = values(case.solution, x), values(case.field, x)
+        exact, here = of_field(case.solution, x), of_field(case.field, x)
         return {"relative": over(rms(here - exact), rms(exact)), "against": "the known solution"}
     found = measured["reference"]
     if found["estimate"] > 0.03 or found["disagreement"] > 0.03:
@@ -83,7 +89,7 @@ def substitution(case: Case, measured: Measured) -> dict[str, Any]:
     """The known solution put into every term: what is left, relative to what an error of 100 % would leave."""
     if case.solution is None:
         raise ValueError("needs the solution, which is not known")
-    size = rms(values(case.solution, case.test))
+    size = rms(of_field(case.solution, case.test))
     left = {}
     for name in case.problem.conditions:
         alone, x = case.problem.only(name), {name: case.held_out[name]}
@@ -114,7 +120,7 @@ def sweep(case: Case, _: Measured) -> dict[str, Any]:
         swept = [factor * number for factor in SWEEP]
         found[name] = {
             "now": number, "fits": _fitted(number, left), "numbers": swept,
-            "residuals": [rms(left(jnp.asarray(c))) for c in swept],
+            "residuals": [rms(left(c)[0]) for c in swept],
         }  # fmt: skip
     return found
 
@@ -124,63 +130,59 @@ def _coefficients(case: Case) -> dict[str, tuple[float, float]]:
     found = {}
     for name, number, left in _numbers(case, case.solution):
         fits = _fitted(number, left)
-        if rms(left(jnp.asarray(fits))) < 0.1 * rms(left(jnp.asarray(number))):
+        if rms(left(fits)[0]) < 0.1 * rms(left(number)[0]):
             found[name] = (number, fits)
     return found
 
 
-def _numbers(case: Case, field: Field) -> Iterator[tuple[str, float, Callable[[Array], Array]]]:
-    """Terms whose operator is a pytree of one number, the number, and residuals of the field with any other."""
+def _numbers(case: Case, field: Field) -> Iterator[tuple[str, float, Callable[[float], tuple[Array, Array]]]]:
+    """Terms whose operator is a pytree of one number, the number, and with any other the residuals and their slope."""
     for name, condition in case.problem.conditions.items():
         leaves, tree = jax.tree.flatten(condition.operator)
         if len(leaves) != 1 or callable(leaves[0]) or np.ndim(leaves[0]):
             continue
 
-        @jax.jit
-        def left(c, name=name, condition=condition, tree=tree):
+        def left(c: Array, name: str = name, condition: Condition = condition, tree: Any = tree) -> Array:
             changed = condition._replace(operator=jax.tree.unflatten(tree, [c]))
             alone = case.problem._replace(conditions={name: changed})
-            return alone.residuals(field, {name: case.held_out[name]})[name]
+            return alone.residuals(field, {name: case.held_out[name][:SWEPT]})[name]
 
-        yield name, float(leaves[0]), left
+        with_slope = jax.jit(lambda c, left=left: jax.jvp(left, (c,), (jnp.ones_like(c),)))
+        yield name, float(leaves[0]), lambda c, with_slope=with_slope: with_slope(jnp.asarray(c))
 
 
-def _fitted(number: float, left: Callable[[Array], Array]) -> float:
-    """Where the residuals are smallest, by Gauss-Newton."""
-
-    @jax.jit
-    def advance(c):
-        slope = jax.jacfwd(left)(c)
-        return c - jnp.vdot(slope, left(c)) / jnp.sum(slope**2)
-
-    c = jnp.asarray(number)
+def _fitted(number: float, left: Callable[[float], tuple[Array, Array]]) -> float:
+    """Where the residuals are smallest, by Gauss-Newton: one step where they are linear in the number."""
+    c = number
     for _ in range(20):
-        c = advance(c)
-    return float(c)
+        r, slope = map(np.asarray, left(c))
+        step = over(float(slope @ r), float(slope @ slope))
+        c -= step
+        if abs(step) <= 1e-12 * abs(c):
+            break
+    return c
 
 
 def kernel(case: Case, _: Measured) -> dict[str, Any]:
     """The kernel: rates, effective ranks; with the weights in use and balanced, predicted steps and slow modes."""
     names = tuple(case.problem.conditions)
-    whole = ntk.operator(case.problem, case.apply, case.params, case.points)
-    rates = {name: float(rate) for name, rate in convergence.rates(whole).items()}
     few = _few(case, ROWS)
     matrix = ntk.empirical(case.problem, case.apply, case.params, few)
+    dense, where = np.asarray(matrix.matrix), matrix.slices()
+    block = lambda a, b: dense[where[a], where[b]]
+    rates = {name: float(np.trace(block(name, name))) / n for name, n in zip(names, matrix.sizes, strict=True)}
     r = _case.residuals(case.problem, case.field, few)
     balanced = {name: over(max(rates.values()), rate) for name, rate in rates.items()}
     found: dict[str, Any] = {
         "points": {name: np.asarray(x) for name, x in few.items()}, "rates": rates, "weights": balanced,
-        "rows": matrix.matrix.shape[0],
-        "effective rank": {
-            name: float(spectra.effective_rank(jnp.maximum(jnp.linalg.eigvalsh(matrix[name, name]), 0)))
-            for name in names
-        },
+        "rows": len(dense),
+        "effective rank": {name: _effective_rank(block(name, name)) for name in names},
     }  # fmt: skip
     for which, weights in (("in use", case.weights), ("balanced", balanced)):
         spectrum = spectra.spectrum(matrix, weights)
         step = 0.5 * float(spectrum.max_learning_rate)
         amplitudes = np.asarray(spectrum.amplitudes(r)) ** 2
-        left = np.asarray(1 - 2 * step * spectrum.values) ** STUCK
+        left = (1 - 2 * step * np.asarray(spectrum.values)) ** STUCK
         stays = spectrum.evolve(r, jnp.asarray(left), jnp.zeros(left.size))
         found[which] = {
             "largest step": 2 * step,
@@ -191,15 +193,15 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
             "left after 10,000 steps": {name: rms(part) for name, part in stays.items()},
             "eigenvalues": np.asarray(spectrum.values)[::-1],
         }
-    flat = {name: np.asarray(part) for name, part in r.items()}
-    dots = {
-        (a, b): flat[a] @ np.asarray(matrix[a, b]) @ flat[b] / (len(flat[a]) * len(flat[b]))
-        for a in names for b in names
-    }  # fmt: skip
+    dots = {(a, b): r[a] @ block(a, b) @ r[b] / (len(r[a]) * len(r[b])) for a in names for b in names}
     found["cosines"] = {
         (a, b): float(over(dots[a, b], np.sqrt(max(dots[a, a] * dots[b, b], 0)))) for a in names for b in names if a < b
     }
     return found
+
+
+def _effective_rank(matrix: np.ndarray) -> float:
+    return float(spectra.effective_rank(jnp.asarray(np.linalg.eigvalsh(matrix).clip(0))))
 
 
 def _few(case: Case, rows: int) -> dict[str, Array]:
@@ -211,7 +213,8 @@ def _few(case: Case, rows: int) -> dict[str, Array]:
 
 def movement(case: Case, measured: Measured) -> dict[str, Any]:
     """The kernel put to the test: what it predicts of some steps of gradient descent, and how far it moves in them."""
-    few = _few(case, TEST_ROWS)
+    small = ravel_pytree(case.params)[0].size < SMALL  # Where the programs of `kernel` cost less than further ones.
+    few = _few(case, ROWS if small else TEST_ROWS)
     spectrum = spectra.spectrum(ntk.empirical(case.problem, case.apply, case.params, few), case.weights)
     rate = 0.5 * float(spectrum.max_learning_rate)
     predicted = convergence.gradient_descent(spectrum, rate).losses(
@@ -224,8 +227,7 @@ def movement(case: Case, measured: Measured) -> dict[str, Any]:
     after = _case.residuals(case.problem, functools.partial(case.apply, params), few)
     moved = ntk.empirical(case.problem, case.apply, params, few)
     apart = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
-    step = jax.tree.map(jnp.subtract, params, case.params)
-    straight, bent = jax.jit(functools.partial(_line, case.apply))(case.params, step, case.test)
+    straight, bent = jax.jit(functools.partial(_line, case.apply))(case.params, params, case.test)
     return {
         "predicted": {name: float(loss) for name, loss in predicted.items()},
         "measured": {name: rms(r) ** 2 for name, r in after.items()},
@@ -234,11 +236,11 @@ def movement(case: Case, measured: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(apply: Apply, params: PyTree, step: PyTree, x: Array) -> tuple[Array, Array]:
+def _line(apply: Apply, params: PyTree, moved: PyTree, x: Array) -> tuple[Array, Array]:
     """What a step of the parameters does to the field at ``x``: to first order, and beyond it."""
     at_points = lambda params: jax.vmap(functools.partial(apply, params))(x)
-    before, straight = jax.jvp(at_points, (params,), (step,))
-    return straight, at_points(jax.tree.map(jnp.add, params, step)) - before - straight
+    before, straight = jax.jvp(at_points, (params,), (jax.tree.map(jnp.subtract, moved, params),))
+    return straight, at_points(moved) - before - straight
 
 
 def pulls(case: Case, _: Measured) -> dict[str, Any]:
@@ -255,15 +257,15 @@ def pulls(case: Case, _: Measured) -> dict[str, Any]:
 
 def inputs(case: Case, _: Measured) -> dict[str, Any]:
     """The activations over the domain: how far the first ones vary along each axis, and which share is saturated."""
-    x = case.test[:256]
-    layers = _activations.layers(case.apply, case.params, x)
-    low, high = case.problem.domain
-    vary = []
+    x = np.asarray(case.test[:256])
+    low, high = map(np.asarray, case.problem.domain)
+    moved = np.stack([x] * (1 + len(low)))
     for axis in range(len(low)):
-        moved = x.at[:, axis].set(jnp.roll(x[:, axis], 1))
-        other = _activations.layers(case.apply, case.params, moved)[0].inputs
-        vary.append(rms(layers[0].inputs - other) / np.sqrt(2))
-    share = lambda layer: float((np.abs(layer.inputs) > _activations.SATURATION[layer.name]).mean())
+        moved[1 + axis, :, axis] = np.roll(x[:, axis], 1)
+    layers = _activations.layers(case.apply, case.params, jnp.asarray(moved.reshape(-1, len(low))))
+    first, *others = np.split(layers[0].inputs, len(moved))
+    vary = [rms(first - other) / np.sqrt(2) for other in others]
+    share = lambda layer: float((np.abs(layer.inputs[: len(x)]) > _activations.SATURATION[layer.name]).mean())
     return {
         "first activation varies by": vary, "mean": [float(m) for m in (low + high) / 2],
         "deviation": [float(s) for s in (high - low) / np.sqrt(12)],
@@ -329,8 +331,8 @@ def _first_step(case: Case) -> float:
     )
     if rms(ravel_pytree(large)[0]) < 1.01 * rms(ravel_pytree(one)[0]):
         tried.append(optax.apply_updates(case.params, one))
-    u = values(case.field, case.test)
-    moved = [rms(values(functools.partial(case.apply, params), case.test) - u) for params in tried]
+    u = of_field(case.field, case.test)
+    moved = [rms(of_field(functools.partial(case.apply, params), case.test) - u) for params in tried]
     return over(max(moved), rms(u))
 
 
@@ -365,13 +367,13 @@ def points(case: Case, measured: Measured) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"gap": gap, "counts": {name: len(x) for name, x in case.points.items()}}
     if max(gap.values()) > 3:
-        problem, cover = with_hard_constraints(case, measured["output"])
+        problem, cover, _ = with_hard_constraints(case, measured["output"])
         x = {name: case.points.get(name, cover[name])[: 2 * MORE] for name in problem.conditions}
         solution = solving.least_squares(
             problem, tangent(features(case), measured["reference"]["scale"], 0), x, held_out=cover, steps=15
         )
         u = measured["reference"]["field"]
-        found["reference on them"] = rms(values(solution.field, case.test) - u) / measured["reference"]["size"]
+        found["reference on them"] = rms(of_field(solution.field, case.test) - u) / measured["reference"]["size"]
     return found
 
 

@@ -9,13 +9,15 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from pinn_analysis import ntk, problems, solving
-from pinn_analysis.diagnosis._case import Across, Case, Measured, moves, residuals, values
+from pinn_analysis import problems, solving
+from pinn_analysis.diagnosis._case import Across, Case, Measured, residuals
 from pinn_analysis.networks import Network, linearized
 from pinn_analysis.operators import identity
 from pinn_analysis.problems import Condition, Problem, faces
+from pinn_analysis.solving import _system
 from pinn_analysis.solving._features import sines, stretched
 from pinn_analysis.solving._linear import over, rms
+from pinn_analysis.solving._system import of_field
 
 READINGS = 256  # Of a term of measurements.
 FEATURES = {1: 200}  # Parameters, by dimension; MORE in others.
@@ -31,8 +33,7 @@ def reference(case: Case, measured: Measured) -> dict[str, Any]:
     has one solution, both find it (`solving.least_squares`).  A step of least squares leaves what no term can see as it
     was.  What the network cannot help doing (hard constraints) is made part of the problem.
     """
-    problem, points = with_hard_constraints(case, measured["output"])
-    held_out = problem.sample(jax.random.key(3), {name: len(x) for name, x in points.items()})
+    problem, points, held_out = with_hard_constraints(case, measured["output"])
     network, best = features(case), None
     for scale in SCALES:
         solution = _solved(problem, network, points, held_out, scale, 0)
@@ -42,12 +43,12 @@ def reference(case: Case, measured: Measured) -> dict[str, Any]:
             break
     first, scale = best
     second = _solved(problem, network, points, held_out, scale, 1)
-    u, v, here = (values(f, case.test) for f in (first.field, second.field, case.field))
+    u, v, here = (of_field(f, case.test) for f in (first.field, second.field, case.field))
     size = max(rms(u), np.finfo(float).tiny)
     found = {
         "estimate": max(first.error_estimate, second.error_estimate), "scale": scale, "size": size, "field": u,
         "disagreement": rms(u - v) / size, "distance": rms(here - u) / size,
-        "units": _units(problem, network, scale, points, case.test), "difference": here - u,
+        "units": _units(problem, tangent(network, scale, 0), points, case.test), "difference": here - u,
         "residuals": {name: rms(r) for name, r in first.residuals.items()},
     }  # fmt: skip
     if found["estimate"] > 1e-3:
@@ -68,16 +69,16 @@ def _without(
     fewer = problem.only(*rest)
     chosen, judged = ({other: x[other] for other in rest} for x in (points, held_out))
     one, two = (_solved(fewer, network, chosen, judged, scale, seed) for seed in (0, 1))
-    u, v = (values(f.field, points[name][:, : len(problem.domain[0])]) for f in (one, two))
+    u, v = (of_field(f.field, points[name][:, : len(problem.domain[0])]) for f in (one, two))
     r = residuals(problem.only(name), one.field, {name: points[name]})[name]
     return {
         "estimate": max(one.error_estimate, two.error_estimate), "residual": rms(r),
-        "disagreement": over(rms(u - v), rms(u)), "size": rms(values(one.field, x)),
+        "disagreement": over(rms(u - v), rms(u)), "size": rms(of_field(one.field, x)),
     }  # fmt: skip
 
 
-def with_hard_constraints(case: Case, output: Mapping[str, Any]) -> tuple[Problem, dict[str, Array]]:
-    """The problem, with what the network meets by construction as further terms; and points that cover it."""
+def with_hard_constraints(case: Case, output: Mapping[str, Any]) -> tuple[Problem, dict[str, Array], dict[str, Array]]:
+    """The problem, with what the network meets by construction as further terms; points that cover it, twice."""
     conditions, d = dict(case.problem.conditions), len(case.problem.domain[0])
     if len(output["fixed points"]):
         x = jnp.asarray(output["fixed points"])
@@ -87,13 +88,15 @@ def with_hard_constraints(case: Case, output: Mapping[str, Any]) -> tuple[Proble
         low, high = (float(corner[axis]) for corner in case.problem.domain)
         zero = jnp.zeros(2 * max(1, jax.eval_shape(case.field, case.test[0]).size))
         conditions[f"period of axis {axis}"] = Condition(
-            Across(axis, low, high), lambda x, zero=zero: zero, faces(*case.problem.domain, (axis, 0))
+            Across(np.eye(d)[axis], low, high),
+            lambda x, zero=zero: zero,
+            faces(*case.problem.domain, (axis, 0)),
         )
     problem = case.problem._replace(conditions=conditions)
     inside = int(1.25 * FEATURES.get(d, MORE)) // _components(case)
     drawn = problem.sample(jax.random.key(11), {name: 4 * inside for name in conditions})
     low, high = case.problem.domain
-    points = {}
+    points, others = {}, {}
     for name, x in drawn.items():
         spans = np.ptp(np.asarray((x[:, :d] - low) / (high - low)), axis=0) > 1e-9
         dimensions = int(spans.sum())
@@ -102,8 +105,8 @@ def with_hard_constraints(case: Case, output: Mapping[str, Any]) -> tuple[Proble
             x = jnp.asarray(np.unique(np.asarray(x), axis=0))
             share = len(x) if len(x) <= READINGS else READINGS
             x = jax.random.permutation(jax.random.key(13), x)
-        points[name] = x[:share]
-    return problem, points
+        points[name], others[name] = x[:share], x[-share:]
+    return problem, points, others
 
 
 def _components(case: Case) -> int:
@@ -118,25 +121,22 @@ def features(case: Case) -> Network:
 
 def tangent(network: Network, scale: float, seed: int) -> Network:
     """Their linearisation at a random start of a scale."""
-    return linearized(network, stretched(network.init(jax.random.key(seed)), scale), centered=True)
+    return linearized(network, stretched(jax.jit(network.init)(jax.random.key(seed)), scale), centered=True)
 
 
 def _solved(
     problem: Problem, network: Network, points: dict, held_out: dict, scale: float, seed: int
 ) -> solving.Solution:
     """Begun at the field that is zero for seed 0, and at a random one for any other."""
-    linear, key = tangent(network, scale, seed), jax.random.key(100 + seed)
-    flat, unravel = ravel_pytree(linear.init(key))
-    start = unravel(flat + min(seed, 1) * jax.random.normal(key, flat.shape))
+    linear = tangent(network, scale, seed)
+    flat, unravel = ravel_pytree(linear.init(jax.random.key(0)))
+    start = unravel(flat + min(seed, 1) * np.random.default_rng(seed).standard_normal(flat.shape))
     return solving.least_squares(problem, linear, points, params=start, held_out=held_out, steps=15)
 
 
-def _units(problem: Problem, network: Network, scale: float, points: dict, x: Array) -> dict[str, float]:
+def _units(problem: Problem, network: Network, points: dict, x: Array) -> dict[str, float]:
     """Residual of each term for a field of size one that varies as the solution does."""
-    params = tangent(network, scale, 0).init(jax.random.key(0))
-    norms = {
-        name: rms(np.sqrt(ntk.operator(problem.only(name), network.apply, params, {name: points[name]}).diagonal()))
-        for name in problem.conditions
-    }
-    one = rms(np.sqrt(moves(problem, network.apply, params, identity, x[:128])))
-    return {name: norm / one for name, norm in norms.items()}
+    params = network.init(jax.random.key(0))
+    norm = lambda operator, x: rms(np.linalg.norm(_system.gradients(operator, network.apply, params, x), axis=1))
+    one = norm(identity, x[:128])
+    return {name: norm(c.operator, points[name]) / one for name, c in problem.conditions.items()}

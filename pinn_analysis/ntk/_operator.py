@@ -10,11 +10,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, PyTree
 
-from pinn_analysis._functions import as_pytree, fails
+from pinn_analysis._functions import as_pytree
 from pinn_analysis.ntk import _devices, _grams, _matrix, _rows, _sharded
 from pinn_analysis.ntk._blocks import KernelBlocks, untrained
 from pinn_analysis.ntk._rows import JacobianRows
 from pinn_analysis.problems import Apply, Problem, at_least_single, check
+from pinn_analysis.problems._core import is_finite
 
 
 @functools.partial(
@@ -59,7 +60,7 @@ class KernelOperator(JacobianRows):
                 "`jax.vmap` of `mv` takes several, and a complex one is two, its real and its imaginary part."
             )
         product = _product(self, v)
-        if fails(jnp.isfinite(product).all()):
+        if not is_finite(product):
             self.diagonal()  # Raises what is wrong, unless it is the vector.
         return product
 
@@ -108,7 +109,7 @@ class KernelOperator(JacobianRows):
             ValueError: as `dense`, of either side.
         """
         matrix = _matrix.multiplied_out(self, other, method, batch_size)
-        if fails(jnp.isfinite(matrix).all()):
+        if not is_finite(matrix):
             self.diagonal(), other.diagonal()  # One of them raises what is wrong.
         return matrix
 
@@ -127,7 +128,7 @@ class KernelOperator(JacobianRows):
         return KernelBlocks(matrix, self.names, self.sizes, self.untrained)
 
     def _check_finite(self, diagonal: Float[Array, " n"]) -> None:
-        if not fails(jnp.isfinite(diagonal).all()):
+        if is_finite(diagonal):
             return
         for name, part, x in zip(self.names, self.split(diagonal).values(), self.points, strict=True):
             if not jnp.isfinite(part).all():

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from pinn_analysis._functions import as_pytree, fails
 from pinn_analysis.operators import Field, Operator, identity
 from pinn_analysis.problems._condition import Condition
-from pinn_analysis.problems._core import as_floats
+from pinn_analysis.problems._core import as_floats, is_finite
 
 
 def data(
@@ -61,7 +61,7 @@ def data(
             f"`noise` is a standard deviation, positive, one number or of shape {y.shape[:1]}; got {noise!r:.60}."
         )
     rows = jnp.column_stack([x, y] if noise is None else [x, y, jnp.broadcast_to(sigma, y.shape[:1])])
-    if fails(jnp.isfinite(rows).all()):
+    if not is_finite(rows):
         raise ValueError("Readings contain NaN or infinity; leave those out.")
 
     measured = _Measured(as_pytree(operator), columns)

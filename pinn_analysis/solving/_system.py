@@ -65,8 +65,13 @@ def row_scales(gradients: np.ndarray) -> np.ndarray:
     return 1 / np.where(norms > 0, norms, np.ones_like(norms))
 
 
-def values(apply: Apply, params: PyTree, x: Array) -> np.ndarray:
+def of_field(field: Field, x: Array) -> np.ndarray:
     """The field at points, ``(n, m)``."""
+    return _mapped(_target, x, as_pytree(field))
+
+
+def values(apply: Apply, params: PyTree, x: Array) -> np.ndarray:
+    """The field of a network at points, ``(n, m)``."""
     return _mapped(_operator, x, as_pytree(identity), as_pytree(apply), params)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, PyTree
 from matfree import decomp, stochtrace
 
 from pinn_analysis._functions import as_pytree, fails
+from pinn_analysis.problems._core import is_finite
 
 
 @runtime_checkable
@@ -212,7 +213,7 @@ def lanczos(product: Product, starts: PyTree, num_matvecs: int, keep: bool) -> R
     except (TypeError, ValueError):
         _check(product, jax.tree.map(lambda leaf: leaf[0], starts))  # Raises what is wrong, if it knows.
         raise
-    if fails(jnp.isfinite(found.values).all()):
+    if not is_finite(found.values):
         raise ValueError("Products with this operator are not finite: it contains NaN or infinity, or overflows.")
     return found
 

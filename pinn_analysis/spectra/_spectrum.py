@@ -15,6 +15,7 @@ from pinn_analysis._functions import fails
 from pinn_analysis.ntk import KernelBlocks, KernelOperator
 from pinn_analysis.ntk._blocks import Rows
 from pinn_analysis.problems import check_weights
+from pinn_analysis.problems._core import is_finite
 
 
 class Eigenvalues(NamedTuple):
@@ -57,7 +58,7 @@ def _exact(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     precision = matrix.dtype
     if jnp.finfo(precision).bits < 32:
         raise ValueError(f"Eigenvalues of a kernel in {precision} are rounding; make it in float32 or float64.")
-    if fails(jnp.isfinite(matrix).all()):
+    if not is_finite(matrix):
         raise ValueError(
             "The kernel contains NaN or infinity; `ntk.empirical` and `ntk.infinite` say where they arise."
         )
@@ -122,7 +123,7 @@ class Spectrum:
             ValueError: residuals that do not fit the kernel, are complex, or not finite.
         """
         for name, part in r.items():
-            if jnp.iscomplexobj(part) or fails(jnp.isfinite(jnp.asarray(part)).all()):
+            if jnp.iscomplexobj(part) or not is_finite(jnp.asarray(part)):
                 raise ValueError(f"Residuals must be real and finite numbers; those of {name!r} are not.")
         return jnp.matmul(self.kernel.join(r) * self.scale, self.modes, precision="highest")
 
@@ -194,16 +195,23 @@ def spectrum(kernel: KernelBlocks | KernelOperator, weights: Mapping[str, ArrayL
     kernel = kernel.dense()
     matrix, precision = _exact(kernel.matrix), kernel.matrix.dtype
     scale, idle = weight_scale(kernel, weights, matrix.dtype)
-    values, vectors = jnp.linalg.eigh(scale[:, None] * matrix * scale)
-    # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
-    rounding = len(values) * jnp.finfo(precision).eps * jnp.abs(values).max()
-    if fails(values[0] >= -rounding):
+    values, vectors, kept, rounding, semidefinite = _diagonalised(matrix, scale, float(jnp.finfo(precision).eps))
+    if fails(semidefinite):
         raise ValueError(
             f"The kernel is not positive semidefinite: its eigenvalues, weighted, go from {values[0]:.3g} to "
             f"{values[-1]:.3g}, where rounding explains {-rounding:.1g} at most.  It should be J Jᵀ of one network "
             "at one set of points; `ntk.empirical` and `ntk.infinite` make such."
         )
-    return Spectrum(kernel, scale, jnp.where(values > rounding, values, 0), vectors, idle)
+    return Spectrum(kernel, scale, kept, vectors, idle)
+
+
+@jax.jit
+def _diagonalised(matrix: Array, scale: Array, unit: ArrayLike) -> tuple[Array, ...]:
+    """Eigenvalues and eigenvectors; the values with 0 for those within rounding, where that ends, if none is below."""
+    values, vectors = jnp.linalg.eigh(scale[:, None] * matrix * scale)
+    # The customary bound, as in `numpy.linalg.matrix_rank`; 50 times what kernels of PINNs show.
+    rounding = len(values) * unit * jnp.abs(values).max()
+    return values, vectors, jnp.where(values > rounding, values, 0), rounding, values[0] >= -rounding
 
 
 def weight_scale(
