@@ -87,7 +87,8 @@ def wrong_equation(measured: Measured, threshold: float) -> Seen | None:
         gain = f"with {fits:.6g} for {now:.6g} the solution solves it"
     return Seen(
         worst, found["left"][worst],
-        f"the known solution leaves {found['left'][worst]:.2g} of what an error of 100 % would leave in this equation",
+        f"the known solution leaves {found['left'][worst]:.2g} times what an error of 100 % would leave in this "
+        "equation",
         advice, gain,
     )  # fmt: skip
 
@@ -294,9 +295,9 @@ def weak_term(measured: Measured, threshold: float) -> Seen | None:
     return Seen(
         worst, number,
         f"another term pulls {number:.2g} times as hard, and this one is met worst: "
-        f"{100 * missed[worst]:.2g} % of what an error of 100 % would leave",
+        f"it leaves {missed[worst]:.2g} times what an error of 100 % would leave",
         f"weights = {balanced}   # `diagnosis.weights`; or weighting=weighting.ntk_trace()",
-        f"10 % of it after {_count(then)} steps of descent instead of {_count(now)}, as the kernel predicts",
+        f"10 % of it after {_count(then)} of descent instead of {_count(now)}, as the kernel predicts",
     )  # fmt: skip
 
 
@@ -408,4 +409,6 @@ def _worst(numbers: Mapping[str, float]) -> str | None:
 
 
 def _count(steps: float) -> str:
-    return f"{steps:.0f}" if steps < 1e5 else "more than 10^15" if np.isinf(steps) else f"{steps:.0e}"
+    if steps == 1:
+        return "1 step"
+    return (f"{steps:.0f}" if steps < 1e5 else "more than 10^15" if np.isinf(steps) else f"{steps:.0e}") + " steps"

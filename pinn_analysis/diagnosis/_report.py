@@ -10,7 +10,7 @@ from pinn_analysis.diagnosis._findings import HEALTHY
 from pinn_analysis.diagnosis._measure import TRIAL_STEPS
 from pinn_analysis.solving._linear import over
 
-WIDTH = 100
+WIDTH = 76
 HOLDS, REACH = 0.3, 10 * TRIAL_STEPS  # Movement of the kernel, and steps, up to which predictions held: chapter 24.
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
@@ -43,7 +43,7 @@ def table(diagnosis: Any) -> list[tuple[str, ...]]:
     if "kernel" not in measured or "residuals" not in measured:
         return []
     kernel, residuals = measured["kernel"], measured["residuals"]
-    rows = [("term", "residual", "held out", "tr K/n", "eff. rank", "balances", "steps to 10 %", "to 1 %")]
+    rows = [("term", "residual", "held out", "tr K/n", "eff. rank", "balances", "10 %", "1 %")]
     for name in kernel["rates"]:
         steps = (kernel["in use"][f"steps to {percent} %"][name] for percent in (10, 1))
         rows.append((
@@ -55,18 +55,23 @@ def table(diagnosis: Any) -> list[tuple[str, ...]]:
 
 
 def trust(diagnosis: Any) -> list[str]:
-    """How far the kernel can be believed here, in a line, if it was tried."""
+    """What the last columns are, and how far the kernel can be believed here, if it was tried."""
     moved = diagnosis.measured.get("movement")
-    if moved is None:
+    if not table(diagnosis):
         return []
+    steps = (
+        "(10 %, 1 %: steps of gradient descent at half the largest stable rate, weights in use, as the kernel predicts"
+    )
+    if moved is None:
+        return [f"{steps})"]
     name = max(moved["kernel"], key=moved["kernel"].__getitem__)
     worst = max(moved["measured"], key=lambda n: abs(np.log(over(moved["measured"][n], moved["predicted"][n]))))
+    trusted = f"trust numbers of steps up to {REACH}; larger ones are mostly too large"
+    so = trusted if moved["kernel"][name] < HOLDS else "do not trust numbers of steps"
     return [
-        f"(tried: in {TRIAL_STEPS} such steps the loss of {worst!r} goes to {moved['measured'][worst]:.2g}, predicted "
-        f"{moved['predicted'][worst]:.2g}; the kernel of {name!r} moves by {100 * moved['kernel'][name]:.2g} %,",
-        f"so trust numbers of steps up to {REACH}; larger ones are mostly too large)"
-        if moved["kernel"][name] < HOLDS
-        else "so do not trust numbers of steps)",
+        f"{steps}; tried: in {TRIAL_STEPS} of them the loss of {worst!r} goes to {moved['measured'][worst]:.2g}, "
+        f"predicted {moved['predicted'][worst]:.2g}, and the kernel of {name!r} moves by "
+        f"{100 * moved['kernel'][name]:.2g} %, so {so})"
     ]
 
 
@@ -81,7 +86,7 @@ def numbers(diagnosis: Any) -> list[str]:
 
 def text(diagnosis: Any) -> str:
     """The findings, each with number, threshold, certainty, advice and gain; the terms; what is missing."""
-    lines = [verdict(diagnosis), ""]
+    lines = [*textwrap.wrap(verdict(diagnosis), WIDTH), ""]
     for i, f in enumerate(diagnosis.findings, 1):
         lines.append(f"{i}. {f.cause.upper()}{' · ' + f.where if f.where else ''}")
         for part in (
@@ -89,18 +94,22 @@ def text(diagnosis: Any) -> str:
             f"Expect: {f.gain}.",
         ):  # fmt: skip
             lines += textwrap.wrap(part[0].upper() + part[1:], WIDTH, initial_indent="   ", subsequent_indent="   ")
-        lines += [f"   try: {f.advice}", ""]
+        lines += [*_advice(f.advice), ""]
     rows = table(diagnosis)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if rows:
-        lines.append(
-            "(steps of gradient descent at half the largest stable rate, weights in use, as the kernel predicts)"
-        )
-    lines += trust(diagnosis)
-    lines += numbers(diagnosis)
-    lines += [f"not measured: {name}: {why}" for name, why in diagnosis.not_measured.items()]
+    notes = trust(diagnosis) + numbers(diagnosis)
+    for line in notes + [f"not measured: {name}: {why}" for name, why in diagnosis.not_measured.items()]:
+        lines += textwrap.wrap(line, WIDTH)
     return "\n".join(lines)
+
+
+def _advice(code: str) -> list[str]:
+    """Code, broken where its brackets let it, and its comment below it."""
+    code, _, comment = code.partition("   # ")
+    within = {"width": WIDTH, "break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(code, initial_indent="   try: ", subsequent_indent=" " * 12, **within)
+    return lines + textwrap.wrap(comment, initial_indent=" " * 8 + "# ", subsequent_indent=" " * 8 + "# ", **within)
 
 
 def html(diagnosis: Any, figure: str) -> str:

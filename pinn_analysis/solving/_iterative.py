@@ -100,7 +100,7 @@ def iterative(
         theta, now = trial, now._replace(kernel=kernel, residual=after)
         history.append(rms(after))
         if history[-1] > 0.5 * history[-2]:
-            reason = "no further step can halve what is left, which the network cannot follow"
+            reason = "what is left is beyond the network, and no further step would halve it"
             break
     params = unravel(jnp.asarray(theta))
     residuals, error = _judge(problem, network.apply, params, system, points, held_out, basis)

@@ -174,7 +174,7 @@ def _fit(
         if history[-1] <= rounding:
             reason = "the residual is rounding"
         elif rms(predicted) > 0.5 * history[-2] or (whole and rms(after - predicted) <= LINEAR * history[-2]):
-            reason = "no further step can halve what is left, which the network cannot follow"
+            reason = "what is left is beyond the network, and no further step would halve it"
         elif step >= PATIENCE and history[-1] > 0.99 * history[-1 - PATIENCE]:
             reason = f"{PATIENCE} steps lowered the residual by less than a hundredth"
         else:

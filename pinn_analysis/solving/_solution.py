@@ -43,9 +43,13 @@ class Solution:
         return len(self.history) - 1
 
     def __str__(self) -> str:
+        of = "1 step" if self.iterations == 1 else f"{self.iterations} steps"
+        shown = lambda v: (
+            f"({', '.join(map(shown, v))})" if isinstance(v, tuple) else f"{v:.3g}" if isinstance(v, float) else v
+        )
         residuals = ", ".join(f"{name} {np.sqrt(np.mean(np.square(r))):.1e}" for name, r in self.residuals.items())
         return (
-            f"relative error about {self.error_estimate:.1e}; {self.iterations} steps, rank {self.rank}, "
+            f"relative error about {self.error_estimate:.1e}; {of}, rank {self.rank}, "
             f"condition {self.condition:.0e}; {self.reason}.\nHeld-out residuals: {residuals}."
-            + (f"\nChosen: {', '.join(f'{k} {v}' for k, v in self.settings.items())}." if self.settings else "")
+            + (f"\nChosen: {', '.join(f'{k} {shown(v)}' for k, v in self.settings.items())}." if self.settings else "")
         )

@@ -37,12 +37,13 @@ def solve(
 ) -> Solution:
     """Solve ``problem`` with one call that chooses everything, and say how well.
 
-    The network is one hidden layer of sines, linearised (`least_squares`).  What decides is the scale of its first
-    layer, a frequency for each axis.  It is found by small trials, without the solution: each is judged by
-    `Solution.error_estimate`, from residuals on points that were not fitted.  First one scale for all axes, doubled
-    until the Jacobian has full rank; then each axis by itself; then the width is doubled, the scale raised where that
-    helps, until the estimate no longer halves.  In the end all trials are compared: where another one differs by more
-    than both estimates admit, and no more of them contradict it than this one, that difference is the estimate.
+    The network is one hidden layer of sines, linearised; every row of its Jacobian is scaled to unit norm
+    (`least_squares`).  What decides is the scale of its first layer, a frequency for each axis.  It is found by small
+    trials, without the solution: each is judged by `Solution.error_estimate`, from residuals on points that were not
+    fitted.  First one scale for all axes, doubled until the Jacobian has full rank; then each axis by itself; then the
+    width is doubled, the scale raised where that helps, until the estimate no longer halves.  In the end all trials are
+    compared: where another one differs by more than both estimates admit, and no more of them contradict it than this
+    one, that difference is the estimate.
 
     Points cover what the samplers fill (farthest-point sampling), edges at half the distance of the inside.
 
@@ -182,7 +183,7 @@ class _Trials:
             reason = f"{reason}; other trials contradict its estimate, {best.error:.0e}"
         return dataclasses.replace(
             best.solution, settings=settings | {"trials": len(self.done)}, error_estimate=max(best.error, apart),
-            reason=f"{reason}; {best.solution.reason}",
+            reason=f"{reason}; in its best trial {best.solution.reason}",
         )  # fmt: skip
 
 
