@@ -10,6 +10,8 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 # One that another process is writing just now is compiled again.
 export PYTHONWARNINGS ?= ignore:Error reading persistent compilation cache entry:UserWarning
+# Tests and chapters run side by side, and a BLAS that waits for a core that another one has takes several times as long.
+export OPENBLAS_NUM_THREADS ?= 1
 # JAX 0.9 takes the machine for another one at every program that it loads, and says so.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 PYTHON ?= python3
@@ -49,7 +51,7 @@ _build/stamp: .venv/installed $(DEPENDS)
 # The text alone, strictly, without running a chapter.
 text: .venv/installed
 	mkdir -p _build
-	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /; s|: book/extensions|: ../book/extensions|' _config.yml > _build/text.yml
+	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s/suppress_warnings: \[/&mystnb.glue, ref.numref, ref.ref, /; s|: book/extensions|: ../book/extensions|g' _config.yml > _build/text.yml
 	$(BIN)/jupyter-book build book --path-output _build/text --config _build/text.yml $(SPHINX)
 
 # The built pages in a browser, offline: needs chromium and chromium-driver.
