@@ -145,3 +145,22 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+
+
+def slider(label: str, figures: Mapping[str, Figure]) -> str:
+    """Figures of which a slider shows one, as an element of a page: static, and without a script the last one."""
+    drawn = [
+        f"<div role='img' aria-label='{label} {value}' {'' if i == len(figures) - 1 else 'hidden'}>{svg(figure)}</div>"
+        for i, (value, figure) in enumerate(figures.items())
+    ]
+    show = (
+        "const all = [...this.closest('figure').querySelectorAll('[role=img]')];"
+        "all.forEach((one, i) => one.hidden = i != this.value);"
+        "this.nextElementSibling.value = all[this.value].ariaLabel;"
+    )
+    last = len(figures) - 1
+    return (
+        '<figure class="slider"><label>'
+        f'<input type="range" min="0" max="{last}" value="{last}" oninput="{show}" aria-label="{label}">'
+        f" <output>{label} {list(figures)[-1]}</output></label>{''.join(drawn)}</figure>"
+    )
