@@ -6,8 +6,11 @@ Needs `make book` and, from Debian, chromium and chromium-driver.
 import functools
 import http.server
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -139,3 +142,26 @@ def test_nothing_went_wrong_in_the_build(browser, page):
 def test_page_does_not_scroll_sideways(browser, page, width):
     open_page(browser, page, width)
     assert browser.execute_script("return document.scrollingElement.scrollWidth") <= width + 1
+
+
+def test_a_slider_shows_one_picture_at_a_time(browser):
+    open_page(browser, HTML / "01_a_pinn_that_fails.html")
+    shown = "return [...document.querySelectorAll('figure.slider [role=img]')].map(e => e.checkVisibility())"
+    assert browser.execute_script(shown).index(True) == 8  # Without a touch the last one, where it fails.
+    browser.execute_script(
+        "const s = document.querySelector('figure.slider input'); s.value = 2; s.dispatchEvent(new Event('input'))"
+    )
+    assert [i for i, visible in enumerate(browser.execute_script(shown)) if visible] == [2]
+    assert browser.execute_script("return document.querySelector('figure.slider output').value") == "C = 4"
+
+
+def test_a_downloaded_chapter_runs_by_itself(browser, tmp_path):
+    """In a new environment and an empty folder, as in Colab; this one reads results and imports an experiment."""
+    open_page(browser, HTML / "18_when_the_kernel_moves.html")
+    link = browser.execute_script("return document.querySelector('a.btn-download-source-button').href")
+    shutil.copy(HTML / urlparse(link).path.lstrip("/"), tmp_path / "alone.ipynb")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python, clean = tmp_path / "venv/bin/python", {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "ipykernel", "nbconvert"], check=True, env=clean)
+    run = [python, "-m", "nbconvert", "--execute", "--to", "notebook", "--output", "run.ipynb", "alone.ipynb"]
+    subprocess.run([*run, "--ExecutePreprocessor.kernel_name=python3"], check=True, cwd=tmp_path, env=clean)
