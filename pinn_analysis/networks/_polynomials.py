@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pinn_analysis._hermite import keys
+from pinn_analysis._hermite import Key, keys
 
 # Polynomials in the increment of one variance, ``(order + 1, n)``.
 
@@ -49,12 +49,27 @@ class _Pairs(NamedTuple):
 
 @functools.cache
 def pairs_of(orders: tuple[int, int]) -> _Pairs:
-    all_keys = keys(*orders)
-    of: list[list[tuple[int, int]]] = [[] for _ in all_keys]
-    for (i, one), (j, two) in itertools.product(enumerate(all_keys), repeat=2):
+    """Of two polynomials with all monomials."""
+    return _pairs(keys(*orders), keys(*orders), keys(*orders))
+
+
+@functools.cache
+def _raising(orders: tuple[int, int], most: int) -> _Pairs:
+    """Of one up to a degree less than ``most`` and one without a constant: up to ``most``."""
+    return _pairs(_up_to(orders, most), _up_to(orders, most - 1), keys(*orders)[1:], first=1)
+
+
+def _up_to(orders: tuple[int, int], degree: int) -> list[Key]:
+    return [key for key in keys(*orders) if sum(key) <= degree]
+
+
+def _pairs(wanted: list[Key], left: list[Key], right: list[Key], first: int = 0) -> _Pairs:
+    """``right`` begins with the row ``first`` of its polynomial."""
+    of: list[list[tuple[int, int]]] = [[] for _ in wanted]
+    for (i, one), (j, two) in itertools.product(enumerate(left), enumerate(right, first)):
         key = (one[0] + two[0], one[1] + two[1], one[2] + two[2])
-        if key in all_keys:
-            of[all_keys.index(key)].append((i, j))
+        if key in wanted:
+            of[wanted.index(key)].append((i, j))
     most = max(map(len, of))
     padded = np.array([pairs + [(0, 0)] * (most - len(pairs)) for pairs in of])
     there = np.array([[1.0] * len(pairs) + [0.0] * (most - len(pairs)) for pairs in of])
@@ -124,17 +139,12 @@ def compose(orders: tuple[int, int], table: Array, rho: Array, in_a: Array, in_b
             there = (power >= q).astype(float)[:, None, None, None]
             terms = terms + _rows(table, index) * (_rows(powers[q], power) * there)
         table = terms
-    # A loop: XLA would work out the factors of one product anew for every term of the next.
-    pure = np.array([float(key[0] == 0) for key in all_keys])[:, None, None, None]
-    at = [[all_keys.index((p, *key[1:])) if (p, *key[1:]) in all_keys and not key[0] else -1 for key in all_keys]
-          for p in reversed(range(degree + 1))]  # fmt: skip
-    at = np.array(at)
-    there = (at >= 0)[..., None, None, None] * pure
+    # Each product in a loop: XLA would work out its factors anew for every term of the next one.
     rest = rho.at[0].set(0)[:, None]
-    pairs = pairs_of(orders)
-
-    def stage(total: Array, index_there: tuple[Array, Array]) -> tuple[Array, None]:
-        index, there = index_there
-        return product(pairs, total, rest) + _rows(table, index) * there, None
-
-    return jax.lax.scan(stage, jnp.zeros_like(table), (jnp.asarray(np.maximum(at, 0)), jnp.asarray(there)))[0]
+    total = _rows(table, np.array([all_keys.index((degree, 0, 0))]))
+    for most in range(1, degree + 1):  # As much as further factors, which have no constant, leave room for.
+        p = degree - most
+        there = np.array([float(not key[0]) for key in _up_to(orders, most)])[:, None, None, None]
+        index = np.array([0 if key[0] else all_keys.index((p, *key[1:])) for key in _up_to(orders, most)])
+        total = product(_raising(orders, most), total, rest) + _rows(table, index) * there
+    return total
