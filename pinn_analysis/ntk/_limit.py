@@ -24,7 +24,7 @@ from pinn_analysis.problems._condition import check_operator
 from pinn_analysis.problems._core import is_finite
 from pinn_analysis.problems._field_shape import Shape, Zero, field_shape, waves
 
-TILE = 256  # Points: what belongs to points alone is computed once for each row and column of tiles.
+TILE = 128  # Points: what belongs to points alone is computed once for each row and column of tiles.
 
 Points = Array | tuple[Array, Array]  # Of one term: places, or places with weights of the derivatives there.
 
@@ -175,7 +175,7 @@ def _block(
         return jnp.stack(both, -1)
 
     # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
-    size = TILE if sum(orders) <= 4 else TILE // 4
+    size = TILE if sum(orders) <= 4 else TILE // 2
     tiles_i, tiles_j = _devices.tiles(x_i, size), _devices.tiles(x_i if x_j is None else x_j, size)
     count_i, count_j = (len(jax.tree.leaves(tiles)[0]) for tiles in (tiles_i, tiles_j))
     ends = [i + 1 if x_j is None else count_j for i in range(count_i)]
