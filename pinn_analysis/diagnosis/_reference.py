@@ -34,14 +34,8 @@ def reference(case: Case, measured: Measured) -> dict[str, Any]:
     was.  What the network cannot help doing (hard constraints) is made part of the problem.
     """
     problem, points, held_out = with_hard_constraints(case, measured["output"])
-    network, best = features(case), None
-    for scale in SCALES:
-        solution = _solved(problem, network, points, held_out, scale, 0)
-        if best is None or solution.error_estimate < best[0].error_estimate:
-            best = solution, scale
-        if best[0].error_estimate < RESOLVED:
-            break
-    first, scale = best
+    network = features(case)
+    first, scale = _finest(problem, network, points, held_out)
     second = _solved(problem, network, points, held_out, scale, 1)
     u, v, here = (of_field(f, case.test) for f in (first.field, second.field, case.field))
     size = max(rms(u), np.finfo(float).tiny)
@@ -53,22 +47,35 @@ def reference(case: Case, measured: Measured) -> dict[str, Any]:
     }  # fmt: skip
     if found["estimate"] > 1e-3:
         found["without"] = {
-            name: _without(name, problem, network, points, held_out, scale, case.test)
-            for name in case.problem.conditions
+            name: _without(name, problem, network, points, held_out, case.test) for name in case.problem.conditions
         }
     return found
 
 
-def _without(
-    name: str, problem: Problem, network: Network, points: dict, held_out: dict, scale: float, x: Array
-) -> dict[str, float]:
-    """Solved without a term, with two seeds: error, disagreement, size at ``x``, and how badly the term is met then."""
+def _finest(problem: Problem, network: Network, points: dict, held_out: dict) -> tuple[solving.Solution, float]:
+    """The solution with the smallest estimate, and the scale of its features: no finer one than it takes."""
+    best = None
+    for scale in SCALES:
+        solution = _solved(problem, network, points, held_out, scale, 0)
+        if best is None or solution.error_estimate < best[0].error_estimate:
+            best = solution, scale
+        if best[0].error_estimate < RESOLVED:
+            break
+    return best
+
+
+def _without(name: str, problem: Problem, network: Network, points: dict, held_out: dict, x: Array) -> dict[str, float]:
+    """Solved without a term, with two seeds: error, disagreement, size at ``x``, and how badly the term is met then.
+
+    With a scale of its own: where terms contradict each other no scale is better than another.
+    """
     rest = [other for other in problem.conditions if other != name]
     if not rest:
         return {"estimate": np.inf, "disagreement": np.inf, "residual": np.inf, "size": np.nan}
     fewer = problem.only(*rest)
     chosen, judged = ({other: x[other] for other in rest} for x in (points, held_out))
-    one, two = (_solved(fewer, network, chosen, judged, scale, seed) for seed in (0, 1))
+    one, scale = _finest(fewer, network, chosen, judged)
+    two = _solved(fewer, network, chosen, judged, scale, 1)
     u, v = (of_field(f.field, points[name][:, : len(problem.domain[0])]) for f in (one, two))
     r = residuals(problem.only(name), one.field, {name: points[name]})[name]
     return {
