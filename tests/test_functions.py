@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pinn_analysis import mlp
 from pinn_analysis._functions import as_pytree
+from pinn_analysis.networks import linearized
 
 
 def power(exponent, x):
@@ -40,3 +42,12 @@ def test_arguments_that_decide_what_a_function_does_are_part_of_the_program():
 
     assert evaluate(as_pytree(functools.partial(repeated, 2, "square")), 3.0) == 81
     assert evaluate(as_pytree(jax.tree_util.Partial(lambda f, x: f(x), jnp.square)), 3.0) == 9  # A function as a leaf.
+
+
+def test_two_linearised_networks_are_one_function_with_other_numbers():
+    network, x = mlp((2, 3, 1)), jnp.array([0.3, 0.4])
+    for seed in (0, 1):
+        params = network.init(jax.random.key(seed))
+        field = functools.partial(linearized(network, params).apply, params)
+        assert evaluate(as_pytree(field), x) == pytest.approx(network.apply(params, x))
+    assert evaluate._cache_size() == 1
