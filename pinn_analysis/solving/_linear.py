@@ -96,5 +96,5 @@ def relative_to_solution(error: float, size: float) -> float:
     The solution is at least as large as that field less the error.  Where this is next to nothing the result is large,
     but finite: solutions of which little is known can still be ordered by it.
     """
-    part = over(error, size)
-    return float(part / max(1 - part, NOTHING))
+    part = min(over(float(error), size), 1e300)
+    return part / max(1 - part, NOTHING)
