@@ -95,7 +95,8 @@ def carried(source: str) -> bytes:
     named = set(re.findall(r"[\"'](\w+)[\"']", source))
     files += [
         path
-        for path in (ROOT / "book/results").glob("*.npz")
+        for folder in ("book/results", "benchmarks")
+        for path in (ROOT / folder).glob("*.npz")
         if path.stem in named
     ]
     files += (

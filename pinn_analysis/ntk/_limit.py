@@ -79,9 +79,9 @@ def infinite(
     shape = field_shape(problem, points, field, mend=mend)
     operators, orders, places = {}, {}, {}
     for name, condition in problem.conditions.items():
-        check_operator(name, condition, field or Zero(shape), _like(points[name][0]), "`field`")
+        check_operator(name, condition, field or Zero(shape), _one(points[name]), "`field`")
         operator = as_pytree(condition.operator)
-        orders[name] = _order(operator, points[name][0], shape, field)
+        orders[name] = _order(operator, _one(points[name]), shape, field)
         if field is None:
             affine, linear = _linearity(operator, points[name], shape)
             if not affine:
@@ -93,7 +93,7 @@ def infinite(
         else:
             operators[name] = operator, as_pytree(field)
         # Without the columns of measured data, which are no places.
-        places[name] = points[name][:, : points[name].shape[1] - condition.values]
+        places[name] = points[name][:, : -condition.values] if condition.values else points[name]
         terms = _lines.terms(operators[name], points[name], places[name], shape, orders[name])
         if terms is not None:
             operators[name], points[name] = (_lines.Terms(terms[0]), None), (places[name], terms[1])
@@ -123,13 +123,14 @@ def infinite(
 
 
 def _row_count(operator: tuple, points: Points, shape: Shape) -> int:
-    first = jax.tree.map(lambda x: _like(x[0]), points)
+    first = jax.tree.map(_one, points)
     values = jax.eval_shape(lambda x: jnp.ravel(_lines.linear(*operator)(Zero(shape))(x)), first)
     return values.size * len(jax.tree.leaves(points)[0])
 
 
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+def _one(x: Array) -> jax.ShapeDtypeStruct:
+    """What one of the points looks like."""
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "shape", "orders", "variance", "get"))
@@ -206,7 +207,7 @@ def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: 
     return _limit.rounded(max(seen)) if seen else None
 
 
-def _order(operator: Operator, x: Array, shape: Shape, field: Field | None) -> int:
+def _order(operator: Operator, x: jax.ShapeDtypeStruct, shape: Shape, field: Field | None) -> int:
     """How often an operator differentiates its field."""
     most = 0
 

@@ -96,5 +96,5 @@ def relative_to_solution(error: float, size: float) -> float:
     The solution is at least as large as that field less the error.  Where this is next to nothing the result is large,
     but finite: solutions of which little is known can still be ordered by it.
     """
-    part = min(over(float(error), size), 1e300)
+    part = over(float(error), float(size))
     return part / max(1 - part, NOTHING)
