@@ -20,7 +20,7 @@ from pinn_analysis.diagnosis import _activations, _case
 from pinn_analysis.diagnosis._case import Across, Case, Measured, moves
 from pinn_analysis.diagnosis._reference import MORE, features, reference, tangent, with_hard_constraints
 from pinn_analysis.operators import Field, Operator, identity
-from pinn_analysis.problems import Apply, Condition
+from pinn_analysis.problems import Apply, Condition, faces
 from pinn_analysis.solving._linear import over, rms
 from pinn_analysis.solving._system import of_field
 
@@ -45,15 +45,12 @@ def residuals(case: Case, _: Measured) -> dict[str, Any]:
 
 def output(case: Case, _: Measured) -> dict[str, Any]:
     """Where the network can move: the diagonal of the kernel of its output, over the domain and on its faces."""
-    low, high = map(np.asarray, case.problem.domain)
-    axes = np.arange(len(low))
-    on_faces = np.random.default_rng(7).uniform(low, high, (8, 2, len(low), len(low)))
-    on_faces[:, 0, axes, axes], on_faces[:, 1, axes, axes] = low, high
-    on_faces = on_faces.reshape(-1, len(low))
+    low, high = case.problem.domain
+    on_faces = faces(low, high)(jax.random.key(7), 16 * len(low))
     everywhere, edge = np.split(_moves(case, identity, jnp.concatenate([case.test, on_faces])), [len(case.test)])
     largest = everywhere.max()
     periodic = [axis for axis in range(len(low)) if _is_periodic(case, axis, largest)]
-    fixed = on_faces[edge < HARD * largest]
+    fixed = np.asarray(on_faces)[edge < HARD * largest]
     return {
         "diagonal": everywhere, "share that moves": float((everywhere > 1e-4 * largest).mean()),
         "fixed points": fixed, "periodic axes": periodic,
@@ -105,8 +102,8 @@ def _of_values(condition: Condition, case: Case) -> bool:
         return True
     x = case.test[0]
     bump = lambda y: case.field(y) + jnp.sum((y - x) * jnp.arange(1.0, y.size + 1)) + jnp.sum((y - x) ** 2)
-    of_bump, of_field = jax.jit(lambda x: [condition.operator(u)(x) for u in (bump, case.field)])(x)
-    return bool(jnp.allclose(of_bump, of_field))
+    of_bump, of_network = jax.jit(lambda x: [condition.operator(u)(x) for u in (bump, case.field)])(x)
+    return bool(jnp.allclose(of_bump, of_network))
 
 
 def sweep(case: Case, _: Measured) -> dict[str, Any]:
@@ -170,7 +167,7 @@ def kernel(case: Case, _: Measured) -> dict[str, Any]:
     matrix = ntk.empirical(case.problem, case.apply, case.params, few)
     dense, where = np.asarray(matrix.matrix), matrix.slices()
     block = lambda a, b: dense[where[a], where[b]]
-    rates = {name: float(np.trace(block(name, name))) / n for name, n in zip(names, matrix.sizes, strict=True)}
+    rates = {name: float(rate) for name, rate in convergence.rates(matrix).items()}
     r = _case.residuals(case.problem, case.field, few)
     balanced = {name: over(max(rates.values()), rate) for name, rate in rates.items()}
     found: dict[str, Any] = {
