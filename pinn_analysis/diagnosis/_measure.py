@@ -135,17 +135,20 @@ def _coefficients(case: Case) -> dict[str, tuple[float, float]]:
 def _numbers(case: Case, field: Field) -> Iterator[tuple[str, float, Callable[[float], tuple[Array, Array]]]]:
     """Terms whose operator is a pytree of one number, the number, and with any other the residuals and their slope."""
     for name, condition in case.problem.conditions.items():
-        leaves, tree = jax.tree.flatten(condition.operator)
-        if len(leaves) != 1 or callable(leaves[0]) or np.ndim(leaves[0]):
-            continue
+        leaves = jax.tree.leaves(condition.operator)
+        if len(leaves) == 1 and not callable(leaves[0]) and not np.ndim(leaves[0]):
+            yield name, float(leaves[0]), _with_number(case, field, name)
 
-        def left(c: Array, name: str = name, condition: Condition = condition, tree: Any = tree) -> Array:
-            changed = condition._replace(operator=jax.tree.unflatten(tree, [c]))
-            alone = case.problem._replace(conditions={name: changed})
-            return alone.residuals(field, {name: case.held_out[name][:SWEPT]})[name]
 
-        with_slope = jax.jit(lambda c, left=left: jax.jvp(left, (c,), (jnp.ones_like(c),)))
-        yield name, float(leaves[0]), lambda c, with_slope=with_slope: with_slope(jnp.asarray(c))
+def _with_number(case: Case, field: Field, name: str) -> Callable[[float], tuple[Array, Array]]:
+    condition, x = case.problem.conditions[name], {name: case.held_out[name][:SWEPT]}
+
+    def left(c: Array) -> Array:
+        operator = jax.tree.map(lambda _: c, condition.operator)
+        alone = case.problem._replace(conditions={name: condition._replace(operator=operator)})
+        return alone.residuals(field, x)[name]
+
+    return jax.jit(lambda c: jax.jvp(left, (c,), (jnp.ones_like(c),)))
 
 
 def _fitted(number: float, left: Callable[[float], tuple[Array, Array]]) -> float:

@@ -94,7 +94,7 @@ def relative_to_solution(error: float, size: float) -> float:
     """An error as a part of the solution, of which the field that was found, of this ``size``, is all that is known.
 
     The solution is at least as large as that field less the error.  Where this is next to nothing the result is large,
-    but finite: solutions of which little is known can still be ordered by it.
+    and infinite only where the error is: solutions of which little is known can still be ordered by it.
     """
     part = over(float(error), float(size))
     return part / max(1 - part, NOTHING)
