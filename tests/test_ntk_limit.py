@@ -175,11 +175,11 @@ def test_the_kernel_of_many_points_has_that_of_a_few_of_them_in_it():
         return lambda x: jnp.stack([partial(0)(u)(x), partial(1)(u)(x)])
 
     problem, kernel_fn = problem_of(2, gradient=gradient, value=identity), network(2, 1, "erf").kernel_fn
-    x, few = jax.random.uniform(jax.random.key(0), (75, 2)), np.array([0, 31, 32, 64, 74])  # In three tiles.
-    whole = ntk.infinite(problem, kernel_fn, {"gradient": x, "value": x[:40]})
+    x, few = jax.random.uniform(jax.random.key(0), (190, 2)), np.array([0, 63, 64, 130, 189])  # In three tiles.
+    whole = ntk.infinite(problem, kernel_fn, {"gradient": x, "value": x[:70]})
     part = ntk.infinite(problem, kernel_fn, {"gradient": x[few], "value": x[few[:3]]})
-    rows = np.concatenate([np.stack([2 * few, 2 * few + 1], 1).ravel(), 150 + few[:3]])
-    assert whole.sizes == (150, 40) and jnp.array_equal(whole.matrix, whole.matrix.T)
+    rows = np.concatenate([np.stack([2 * few, 2 * few + 1], 1).ravel(), 380 + few[:3]])
+    assert whole.sizes == (380, 70) and jnp.array_equal(whole.matrix, whole.matrix.T)
     np.testing.assert_allclose(whole.matrix[np.ix_(rows, rows)], part.matrix, rtol=1e-12, atol=1e-14)
 
 

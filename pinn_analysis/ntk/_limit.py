@@ -24,7 +24,7 @@ from pinn_analysis.problems._condition import check_operator
 from pinn_analysis.problems._core import is_finite
 from pinn_analysis.problems._field_shape import Shape, Zero, field_shape, waves
 
-TILE = 128  # Points: what belongs to points alone is computed once for each row and column of tiles.
+TILE = 128  # Points at most: what belongs to points alone is computed once for each row and column of tiles.
 
 Points = Array | tuple[Array, Array]  # Of one term: places, or places with weights of the derivatives there.
 
@@ -125,7 +125,7 @@ def infinite(
 def _row_count(operator: tuple, points: Points, shape: Shape) -> int:
     first = jax.tree.map(_one, points)
     values = jax.eval_shape(lambda x: jnp.ravel(_lines.linear(*operator)(Zero(shape))(x)), first)
-    return values.size * len(jax.tree.leaves(points)[0])
+    return values.size * _count(points)
 
 
 def _one(x: Array) -> jax.ShapeDtypeStruct:
@@ -176,9 +176,9 @@ def _block(
         return jnp.stack(both, -1)
 
     # Tile by tile, so that what is held at once is small, and half of them where the block is symmetric.
-    size = TILE if sum(orders) <= 4 else TILE // 2
-    tiles_i, tiles_j = _devices.tiles(x_i, size), _devices.tiles(x_i if x_j is None else x_j, size)
-    count_i, count_j = (len(jax.tree.leaves(tiles)[0]) for tiles in (tiles_i, tiles_j))
+    most = TILE if sum(orders) <= 4 else TILE // 2
+    tiles_i, tiles_j = (_devices.tiles(x, _tile(_count(x), most)) for x in (x_i, x_i if x_j is None else x_j))
+    count_i, count_j = _count(tiles_i), _count(tiles_j)
     ends = [i + 1 if x_j is None else count_j for i in range(count_i)]
     i, j = np.array([(i, j) for i, end in enumerate(ends) for j in range(end)]).T
     # Nested `vmap`s, so that what depends on one point alone is computed once per point.
@@ -192,8 +192,21 @@ def _block(
         whole = whole.at[j, i].set(tiles.transpose(0, 2, 1, 4, 3))
     q_i, q_j = tiles.shape[3:]
     matrix = whole.transpose(0, 2, 4, 1, 3, 5).reshape(count_i * tiles.shape[1] * q_i, -1)
-    n_i, n_j = (len(jax.tree.leaves(x)[0]) for x in (x_i, x_i if x_j is None else x_j))
-    return matrix[: n_i * q_i, : n_j * q_j]
+    return matrix[: _count(x_i) * q_i, : _count(x_i if x_j is None else x_j) * q_j]
+
+
+def _count(points: Points) -> int:
+    return len(jax.tree.leaves(points)[0])
+
+
+def _tile(n: int, most: int) -> int:
+    """Points per tile: with so many the fewest pairs are worked at, those of the diagonal's upper half among them."""
+
+    def pairs(size: int) -> int:
+        count = -(-n // size)
+        return count * (count + 1) * size**2
+
+    return min(range(most // 2, most + 1, _limit.ROWS), key=pairs)
 
 
 def _largest_variance(kernel_fn: Callable, points: Mapping[str, Array], orders: Mapping[str, int]) -> float | None:
